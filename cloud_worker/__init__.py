@@ -1,0 +1,1 @@
+"""The cloud: the last layers; and, apart from it, training."""

@@ -1,0 +1,1 @@
+"""What every part of dimee shares; it never imports a tier."""

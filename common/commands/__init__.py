@@ -1,0 +1,1 @@
+"""Commands that belong to no tier: demo, log, model, evaluate, broker."""

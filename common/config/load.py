@@ -1,0 +1,103 @@
+"""Read settings from a TOML file and the environment, with the origin of each value."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from common.config.settings import Section
+from common.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "DIMEE_"
+SettingsT = TypeVar("SettingsT", bound=Section)
+Tables = dict[str, dict[str, Any]]
+
+
+def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str] = os.environ) -> SettingsT:
+    """Read one process's settings: defaults, then the file, then ``DIMEE_SECTION__KEY``.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, a key is unknown, or a value is of the wrong kind or range.
+    """
+    tables = _read(path) if path else {}
+    _check_keys(kind, tables, str(path))
+    overrides = _overrides(kind, environment)
+    for section, values in overrides.items():
+        tables.setdefault(section, {}).update(values)
+    try:
+        return msgspec.convert(tables, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{path or 'environment'}: {_readable(exc)}") from exc
+
+
+def origins(kind: type[Section], path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Tell for every ``section.key`` where its value comes from: default, file or environment."""
+    tables, overrides = (_read(path) if path else {}), _overrides(kind, environment)
+    return {
+        f"{section}.{key}": _origin(section, key, tables, overrides)
+        for section, keys in _known_keys(kind).items()
+        for key in keys
+    }
+
+
+def _origin(section: str, key: str, tables: Tables, overrides: Tables) -> str:
+    if key in overrides.get(section, {}):
+        return f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
+    return "file" if key in tables.get(section, {}) else "default"
+
+
+def _read(path: Path) -> Tables:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path}: no such configuration file") from exc
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read as TOML: {exc}") from exc
+    loose = [key for key, table in tables.items() if not isinstance(table, dict)]
+    if loose:
+        raise ConfigError(f"{path}: {loose[0]!r} stands outside a [section]")
+    return tables
+
+
+def _overrides(kind: type[Section], environment: Mapping[str, str]) -> Tables:
+    tables: Tables = {}
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+            _check_keys(kind, {section: {key: value}}, f"environment variable {name}")
+            tables.setdefault(section, {})[key] = value
+    return tables
+
+
+def _check_keys(kind: type[Section], tables: Tables, source: str) -> None:
+    known = _known_keys(kind)
+    for section, table in tables.items():
+        if section not in known:
+            raise ConfigError(f"{source}: unknown section [{section}]{_nearest(section, known)}")
+        for key in table:
+            if key not in known[section]:
+                raise ConfigError(f"{source}: unknown key {section}.{key}{_nearest(key, known[section])}")
+
+
+def _known_keys(kind: type[Section]) -> dict[str, tuple[str, ...]]:
+    return {
+        field.encode_name: tuple(inner.encode_name for inner in msgspec.structs.fields(field.type))
+        for field in msgspec.structs.fields(kind)
+    }
+
+
+def _nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
+
+
+def _readable(exc: msgspec.ValidationError) -> str:
+    missing = re.fullmatch(r"Object missing required field `(\w+)`(?: - at `\$\.?(\w*)`)?", str(exc))
+    if missing:
+        return f"{'.'.join(filter(None, (missing[2], missing[1])))} is missing and has no default"
+    return re.sub(r" - at `\$\.([\w.]+)`", r" (at \1)", str(exc))

@@ -1,0 +1,124 @@
+"""Every setting with its default and unit; the file, the environment and the docs follow this module."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file; unknown keys are errors."""
+
+
+class Node(Section, frozen=True, kw_only=True):
+    """Who this process is."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # unique at the broker; also the MQTT client id
+
+
+class Mqtt(Section, frozen=True, kw_only=True):
+    """The one broker this process talks to."""
+
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    site: str = "home"  # first level of every topic behind dimee/v1
+    username: str | None = None
+    password_file: str | None = None  # the password is the file's first line
+    version: Literal["auto", "5", "3.1.1"] = "auto"
+    keepalive_s: AtLeastOne = 30
+    connect_timeout_s: Positive = 10.0  # how long a start waits for the first connection
+    max_packet_bytes: AtLeastOne = 2_000_000  # the broker's own limit counts too, where it tells one
+    max_inbox: AtLeastOne = 1024  # messages waiting to be handled
+    max_outbox: AtLeastOne = 1024  # messages waiting for the network
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """The bundle to serve."""
+
+    bundle: str = "shipped"  # a directory, or "shipped"
+    threads: AtLeastOne = 1  # onnxruntime threads per segment
+
+
+class Routing(Section, frozen=True, kw_only=True):
+    """Which tier an input enters, and when an exit answers."""
+
+    policy: str = "default"  # the bundle's default, or a policy by name
+    cost: str = "paper"  # cost model of the log
+
+
+class DeviceLimits(Section, frozen=True, kw_only=True):
+    """What a device promises and holds."""
+
+    budget_ms: Positive = 2000.0  # from acceptance to answer
+    max_in_flight: AtLeastOne = 64  # requests waiting for another tier
+    max_unrecorded: AtLeastOne = 10_000  # finished requests waiting for the recorder's receipt
+    retry_ms: Positive = 500.0  # first wait for an outcome before a request goes out again
+    codec: str = "int8"  # of the hidden states it sends
+
+
+class DeviceLog(Section, frozen=True, kw_only=True):
+    """What a device tells the log."""
+
+    keep_text: bool = False  # the texts themselves
+    drain_s: Positive = 10.0  # how long a stop waits for the recorder's receipts
+
+
+class Worker(Section, frozen=True, kw_only=True):
+    """What an edge or a cloud worker holds."""
+
+    codec: str = "int8"  # of the hidden states it escalates
+    max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
+
+
+class EdgeLog(Section, frozen=True, kw_only=True):
+    """The recorder and its database."""
+
+    is_recorder: bool = True  # keep the site's log here
+    url: str = "sqlite:///dimee-log.sqlite"
+
+
+class EmbeddedBroker(Section, frozen=True, kw_only=True):
+    """A broker inside the edge process, for a site without Mosquitto."""
+
+    is_enabled: bool = False
+    host: str = "127.0.0.1"
+    port: Port = 1883
+
+
+class DeviceSettings(Section, frozen=True, kw_only=True):
+    """One device."""
+
+    node: Node
+    mqtt: Mqtt = Mqtt()
+    model: Model = Model()
+    routing: Routing = Routing()
+    device: DeviceLimits = DeviceLimits()
+    log: DeviceLog = DeviceLog()
+
+
+class EdgeSettings(Section, frozen=True, kw_only=True):
+    """One edge."""
+
+    node: Node
+    mqtt: Mqtt = Mqtt()
+    model: Model = Model()
+    routing: Routing = Routing()
+    worker: Worker = Worker()
+    log: EdgeLog = EdgeLog()
+    broker: EmbeddedBroker = EmbeddedBroker()
+
+
+class CloudSettings(Section, frozen=True, kw_only=True):
+    """One cloud worker."""
+
+    node: Node
+    mqtt: Mqtt = Mqtt()
+    model: Model = Model()
+    routing: Routing = Routing()
+    worker: Worker = Worker()
+
+
+AnySettings = DeviceSettings | EdgeSettings | CloudSettings

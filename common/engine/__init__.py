@@ -1,0 +1,1 @@
+"""Segments run in order, and the policy asked at each exit: no transport."""

@@ -1,0 +1,1 @@
+"""Raw inputs to arrays: text, and labelled files."""

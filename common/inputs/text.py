@@ -1,0 +1,54 @@
+"""Text to token ids, cut at the model's limit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from common.errors import ArtifactError, InputError
+
+MAX_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One input as the embedding segment takes it; no padding."""
+
+    input_ids: NDArray[np.int64]  # [1, sequence]
+    attention_mask: NDArray[np.int64]  # [1, sequence], all 1
+    token_type_ids: NDArray[np.int64]  # [1, sequence]
+    is_truncated: bool
+
+
+class TextEncoder:
+    """The bundle's tokenizer with its length limit."""
+
+    def __init__(self, path: Path, max_tokens: int, *, is_pair: bool = False) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as exc:  # tokenizers raises bare Exception
+            raise ArtifactError(f"{path} is no tokenizer: {exc}") from exc
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self._is_pair = is_pair
+
+    def encode(self, text: str, pair: str | None = None) -> Encoded:
+        """Tokenise one text, or a pair.
+
+        Raises:
+            InputError: The text is empty, or a pair was given or missed against the model's task.
+        """
+        if not text.strip():
+            raise InputError("the text is empty; send at least one word")
+        if (pair is not None) != self._is_pair:
+            raise InputError(f"this model takes {'a pair of texts' if self._is_pair else 'one text'} per input")
+        is_cut = len(text) > MAX_CHARACTERS or len(pair or "") > MAX_CHARACTERS
+        encoding = self._tokenizer.encode(text[:MAX_CHARACTERS], pair[:MAX_CHARACTERS] if pair else pair)
+        return Encoded(
+            input_ids=np.array([encoding.ids], np.int64),
+            attention_mask=np.ones((1, len(encoding.ids)), np.int64),
+            token_type_ids=np.array([encoding.type_ids], np.int64),
+            is_truncated=is_cut or bool(encoding.overflowing),
+        )

@@ -1,0 +1,1 @@
+"""Bundles: what they promise, that they are intact, and the ONNX segments inside."""

@@ -1,0 +1,84 @@
+"""ONNX segments: the embedding, and spans of layers that end in an exit head."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from common.errors import ArtifactError
+from common.model.bundle import Bundle
+from common.types import Span
+
+Ids = NDArray[np.int64]  # [batch, sequence]
+Hidden = NDArray[np.float32]  # [batch, sequence, hidden]
+Logits = NDArray[np.float32]  # [batch, labels]
+Pooled = NDArray[np.float32]  # [batch, pooled]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOutput:
+    """The state after a segment's last layer, and what its exit head makes of it."""
+
+    hidden_states: Hidden  # [batch, sequence, hidden]
+    logits: Logits  # [batch, labels]
+    pooled: Pooled  # [batch, pooled]: the state that the head looks at
+
+
+class EmbeddingSegment:
+    """Token ids to the backbone's first hidden states."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._session = _session(path, threads)
+        self._has_token_types = len(self._session.get_inputs()) > 2
+
+    def run(self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids | None = None) -> Hidden:
+        """Embed [B, S] ids; gives [B, S, H]."""
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._has_token_types:
+            feeds["token_type_ids"] = np.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        (hidden_states,) = self._session.run(["hidden_states"], feeds)
+        return hidden_states  # type: ignore[no-any-return]
+
+
+class LayerSegment:
+    """Layers [start, end) and the exit head after the last of them."""
+
+    def __init__(self, path: Path, span: Span, threads: int) -> None:
+        self.span = span
+        self._session = _session(path, threads)
+
+    def run(self, hidden_states: Hidden, attention_mask: Ids) -> SegmentOutput:
+        """Carry [B, S, H] through the span; mask [B, S], 1 = token."""
+        hidden, logits, pooled = self._session.run(
+            ["hidden_states", "logits", "pooled"], {"hidden_states": hidden_states, "attention_mask": attention_mask}
+        )
+        return SegmentOutput(hidden_states=hidden, logits=logits, pooled=pooled)
+
+
+def open_embedding(bundle: Bundle, threads: int = 1) -> EmbeddingSegment:
+    """Load the embedding segment."""
+    return EmbeddingSegment(bundle.path(bundle.manifest.embedding), threads)
+
+
+def open_layers(bundle: Bundle, upto: int, threads: int = 1) -> tuple[LayerSegment, ...]:
+    """Load the segments that cover layers [0, upto)."""
+    return tuple(
+        LayerSegment(bundle.path(entry.file), entry.span, threads)
+        for entry in bundle.manifest.segments
+        if entry.span.end <= upto
+    )
+
+
+def _session(path: Path, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime raises bare classes of its own
+        raise ArtifactError(f"{path} cannot be loaded by onnxruntime {ort.__version__}: {exc}") from exc

@@ -1,0 +1,65 @@
+"""What a policy may look at, and what it decides."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.types import POOLS, TIERS, Pool, Tier
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryEvidence:
+    """An input before any layer has run."""
+
+    features: Floats  # [batch, hidden]: masked mean of the embedding output
+    num_tokens: Indices  # [batch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entries:
+    """Where inputs enter, and how difficult they looked."""
+
+    tiers: Indices  # [batch], positions in TIERS
+    pools: Indices | None = None  # [batch], positions in POOLS
+    distances: Floats | None = None  # [batch, 3], to the centroids of easy, moderate, hard
+
+    def tier(self, item: int) -> Tier:
+        """Name one input's entry tier."""
+        return TIERS[int(self.tiers[item])]
+
+    def pool(self, item: int) -> Pool | None:
+        """Name one input's pool, where the policy has pools."""
+        return None if self.pools is None else POOLS[int(self.pools[item])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitEvidence:
+    """What an exit head saw."""
+
+    layer: int  # layers run so far
+    probabilities: Floats  # [batch, labels], calibrated
+    pooled: Floats  # [batch, pooled]: the state the head looked at
+    earlier: Indices  # [batch, earlier exits]: class predicted at each, oldest first; -1 where none ran
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Calibrated probabilities [..., labels] of logits."""
+    scaled = logits / np.float32(temperature)
+    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return scaled / scaled.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def confidence(probabilities: Floats) -> Floats:
+    """Top probability [batch]."""
+    return probabilities.max(axis=-1)  # type: ignore[no-any-return]
+
+
+def masked_mean(hidden_states: Floats, attention_mask: NDArray[np.int64]) -> Floats:
+    """Mean over real tokens: [B, S, H] and [B, S] give [B, H]."""
+    mask = attention_mask[:, :, None].astype(np.float32)  # [B, S, 1]
+    return (hidden_states * mask).sum(axis=1) / mask.sum(axis=1)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""What edge and cloud share: the tier worker and its runner."""

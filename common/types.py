@@ -1,0 +1,170 @@
+"""The words that every part of dimee speaks: tiers, pools, spans, hops, answers and records.
+
+Records are frozen structs, the same in memory and on the wire; a field is only ever added at the end, with a default.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Tier(StrEnum):
+    """A place where layers run, from near to far."""
+
+    DEVICE = "device"
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
+TIERS = tuple(Tier)
+
+
+class Pool(StrEnum):
+    """How difficult an input looks before any layer has run."""
+
+    EASY = "easy"
+    MODERATE = "moderate"
+    HARD = "hard"
+
+
+POOLS = tuple(Pool)
+
+
+class Reason(StrEnum):
+    """Why an answer was given."""
+
+    CONFIDENT = "confident"  # an exit head was sure enough
+    FINAL = "final"  # the last exit head of the route has the last word
+    DEGRADED = "degraded"  # the budget ran out or a tier failed: the device's own exit answered
+    FAILED = "failed"  # no tier could answer
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One tier's part in a request, on that tier's own clock."""
+
+    tier: Tier
+    node: Name
+    start: Count  # span of layers run, [start, end)
+    end: Count
+    queue_ms: NonNegative
+    compute_ms: NonNegative
+    received_bytes: Count = 0  # hidden states as they came in; 0 where the request began
+    confidence: Fraction = 0.0  # at the exit head after layer ``end``
+    prediction: int | None = None  # class index at that head; None where no layer ran
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(f"hop span [{self.start}, {self.end}) runs backwards")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What the caller gets: exactly one per accepted request."""
+
+    request_id: RequestId
+    device_id: Name
+    model_revision: str
+    reason: Reason
+    label: str | None  # None only when the reason is ``failed``
+    confidence: Fraction
+    exit_layer: Count  # backbone layers behind the answer
+    exit_tier: Tier
+    entry_tier: Tier
+    total_ms: NonNegative  # from acceptance to answer, on the device's clock
+    threshold: Fraction | None = None  # in force at the exit that answered
+    pool: Pool | None = None
+    distances: tuple[float, ...] = ()  # to the centroids of easy, moderate, hard
+    detail: str = ""  # why it is degraded or failed
+    is_truncated: bool = False
+    tokens: Count = 0
+    payload_bytes: Count = 0  # hidden-state messages sent for it, all links and attempts
+    cost: NonNegative = 0.0  # in layers of the device, under ``cost_model``
+    cost_model: str = ""
+    hops: tuple[Hop, ...] = ()
+    attempts: Count = 0  # messages that left the device for it
+
+    @property
+    def queue_ms(self) -> float:
+        """Time spent waiting in the tiers' inboxes."""
+        return sum(hop.queue_ms for hop in self.hops)
+
+    @property
+    def compute_ms(self) -> float:
+        """Time spent computing, all tiers together."""
+        return sum(hop.compute_ms for hop in self.hops)
+
+    @property
+    def network_ms(self) -> float:
+        """What is neither queue nor compute: links, broker, codecs and threads."""
+        return max(0.0, self.total_ms - self.queue_ms - self.compute_ms)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A finished request as the log keeps it."""
+
+    answer: Answer
+    created_at: NonNegative  # seconds since the epoch, by the device's wall clock
+    text: str | None = None  # only where the configuration allows it
+    true_label: str | None = None
+
+
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive backbone layers [start, end)."""
+
+    start: Count
+    end: Count
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise ValueError(f"span [{self.start}, {self.end}) holds no layer")
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it holds."""
+        return self.end - self.start
+
+
+class Depths(msgspec.Struct, frozen=True, kw_only=True):
+    """How deep each tier can go: the split points m and n, and the backbone's L."""
+
+    device: Annotated[int, msgspec.Meta(ge=1)]
+    edge: Annotated[int, msgspec.Meta(ge=1)]
+    cloud: Annotated[int, msgspec.Meta(ge=1)]
+
+    def __post_init__(self) -> None:
+        if not self.device < self.edge < self.cloud:
+            raise ValueError(f"depths must grow from tier to tier, got {self.device}, {self.edge}, {self.cloud}")
+
+    def of(self, tier: Tier) -> int:
+        """Give the number of layers held from the first one up to ``tier``."""
+        match tier:
+            case Tier.DEVICE:
+                return self.device
+            case Tier.EDGE:
+                return self.edge
+            case Tier.CLOUD:
+                return self.cloud
+
+    def tier_of(self, layer: int) -> Tier:
+        """Name the nearest tier that reaches ``layer``."""
+        return next((tier for tier in TIERS if layer <= self.of(tier)), Tier.CLOUD)
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of itself, retained at the broker; its last will says ``offline``."""
+
+    state: Literal["online", "stopped", "offline"]
+    tier: Tier
+    node: Name
+    model_revision: str = ""
+    counters: dict[str, int] = {}
+
+    def gone(self) -> Self:
+        """Give the status that the broker publishes when the node vanishes."""
+        return msgspec.structs.replace(self, state="offline", counters={})

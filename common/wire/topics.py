@@ -1,0 +1,53 @@
+"""The topics of version 1 and who speaks on them (documented in docs/wire.md)."""
+
+import msgspec
+
+from common.errors import ConfigError
+from common.types import Tier
+
+_RESERVED = frozenset("+#/\0")
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """All topics of one site."""
+
+    site: str
+
+    def __post_init__(self) -> None:
+        checked("mqtt.site", self.site)
+
+    @property
+    def log(self) -> str:
+        """Finished requests, device to recorder."""
+        return f"dimee/v1/{self.site}/log"
+
+    def request(self, tier: Tier) -> str:
+        """Hidden states for a tier's workers."""
+        return f"dimee/v1/{self.site}/{tier}/request"
+
+    def outcome(self, device_id: str) -> str:
+        """Outcomes, failures and receipts for one device."""
+        return f"dimee/v1/{self.site}/device/{device_id}/outcome"
+
+    def input(self, device_id: str) -> str:
+        """Texts from applications to one device."""
+        return f"dimee/v1/{self.site}/device/{device_id}/input"
+
+    def answer(self, device_id: str) -> str:
+        """Answers from one device to applications."""
+        return f"dimee/v1/{self.site}/device/{device_id}/answer"
+
+    def status(self, tier: Tier | str, node: str) -> str:
+        """A node's retained status; both parts may be ``+`` to watch."""
+        return f"dimee/v1/{self.site}/status/{tier}/{node}"
+
+
+def checked(key: str, name: str) -> str:
+    """Pass a name on if it can stand as one level of a topic.
+
+    Raises:
+        ConfigError: It is empty, too long, or holds ``+``, ``#``, ``/`` or a NUL.
+    """
+    if not 0 < len(name) <= 64 or _RESERVED & set(name):
+        raise ConfigError(f"{key}: {name!r} must have 1-64 characters and none of + # / or NUL")
+    return name

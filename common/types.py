@@ -57,7 +57,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     compute_ms: NonNegative
     received_bytes: Count = 0  # hidden states as they came in; 0 where the request began
     confidence: Fraction = 0.0  # at the exit head after layer ``end``
-    prediction: int | None = None  # class index at that head; None where no layer ran
+    predictions: tuple[Count, ...] = ()  # class index at each exit head passed, in order
 
     def __post_init__(self) -> None:
         if self.end < self.start:

@@ -11,6 +11,8 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
+_TINY = np.float32(1e-12)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryEvidence:
@@ -45,6 +47,7 @@ class ExitEvidence:
     probabilities: Floats  # [batch, labels], calibrated
     pooled: Floats  # [batch, pooled]: the state the head looked at
     earlier: Indices  # [batch, earlier exits]: class predicted at each, oldest first; -1 where none ran
+    is_tier_end: bool = True  # the running tier holds no further layer: not exiting means escalating
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
@@ -57,6 +60,11 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
 def confidence(probabilities: Floats) -> Floats:
     """Top probability [batch]."""
     return probabilities.max(axis=-1)  # type: ignore[no-any-return]
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Entropy [batch] in nats."""
+    return -(probabilities * np.log(probabilities + _TINY)).sum(axis=-1)  # type: ignore[no-any-return]
 
 
 def masked_mean(hidden_states: Floats, attention_mask: NDArray[np.int64]) -> Floats:

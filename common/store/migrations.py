@@ -1,0 +1,67 @@
+"""Brings a database to the schema of this release: forward only, each time in one transaction.
+
+A new database is made from ``schema``; an older one takes the steps between. Both must end in the same schema, so a
+step speaks SQL of its own and never uses the tables of ``schema``, which move on.
+"""
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from common.errors import StoreError
+from common.store.schema import metadata, schema_version
+
+Migration = Callable[[sa.Connection], None]
+MIGRATIONS: tuple[Migration, ...] = ()  # MIGRATIONS[k] brings version k + 1 to version k + 2
+
+_LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once
+
+
+def upgrade(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """Make or bring up to date the log's schema; give the version found before, 0 for a new database.
+
+    Raises:
+        StoreError: The database is of a newer release, or belongs to something else.
+    """
+    latest = len(migrations) + 1
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
+        found = current_version(connection)
+        if found == 0:
+            _refuse_foreign(connection)
+            metadata.create_all(connection)
+        else:
+            refuse_newer(connection, found, latest)
+            for migration in migrations[found - 1 :]:
+                migration(connection)
+        if found != latest:
+            connection.execute(sa.delete(schema_version))
+            connection.execute(sa.insert(schema_version).values(version=latest))
+    return found
+
+
+def current_version(connection: sa.Connection) -> int:
+    """Read the schema's version; 0 where there is no log yet."""
+    if not sa.inspect(connection).has_table(schema_version.name):
+        return 0
+    return connection.execute(sa.select(sa.func.max(schema_version.c.version))).scalar() or 0
+
+
+def refuse_newer(connection: sa.Connection, found: int, latest: int = len(MIGRATIONS) + 1) -> None:
+    """Raise a StoreError where a newer release has written the database."""
+    if found > latest:
+        url = connection.engine.url.render_as_string(hide_password=True)
+        raise StoreError(
+            f"{url}: the log has schema version {found}, this release knows up to {latest}; upgrade dimee to use it"
+        )
+
+
+def _refuse_foreign(connection: sa.Connection) -> None:
+    tables = sa.inspect(connection).get_table_names()
+    ours = set(metadata.tables) & set(tables)
+    if ours or (tables and connection.dialect.name == "sqlite"):
+        url = connection.engine.url.render_as_string(hide_password=True)
+        raise StoreError(
+            f"{url}: holds the table {min(ours or tables)!r} but no dimee log; name a database of the log's own"
+        )

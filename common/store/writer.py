@@ -1,0 +1,186 @@
+"""The one thread that writes the log: appends return at once, commits take whatever is queued."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from common.errors import DimeeError, OverloadedError, StoreError
+from common.store.engine import is_busy, storing
+from common.store.rows import Row, hop_rows, request_row
+from common.store.schema import hop, request_log
+from common.types import Record
+
+_LOGGER = logging.getLogger(__name__)
+_Entry = tuple[Row, list[Row]]
+_RETRY_S = 0.1
+
+
+class RequestLogWriter:
+    """Append records from any thread; a repeated request is ignored, yet reported as committed.
+
+    ``on_committed`` and ``on_crash`` run on the writer's thread and must return soon.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        on_committed: Callable[[tuple[str, ...]], None] | None = None,
+        *,
+        on_crash: Callable[[], None] | None = None,
+        max_queued: int = 10_000,
+        max_batch: int = 1000,
+        busy_limit_s: float = 60.0,
+        stop_limit_s: float = 10.0,
+    ) -> None:
+        self._engine = engine
+        self._on_committed = on_committed
+        self._on_crash = on_crash
+        self._queue: queue.Queue[_Entry | None] = queue.Queue(max_queued)
+        self._max_batch = max_batch
+        self._busy_limit_s = busy_limit_s
+        self._stop_limit_s = stop_limit_s
+        self._lock = threading.Lock()  # no record may slip in behind the sentinel
+        self._is_open = False
+        self._giving_up = threading.Event()
+        self._cause: Exception | None = None
+        self._accepted = 0
+        self._thread = threading.Thread(target=self._run, name="request-log-writer")
+        self.committed = 0
+
+    def __enter__(self) -> Self:
+        self._is_open = True
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what was accepted, within the limit, and say what was lost."""
+        deadline = time.monotonic() + self._stop_limit_s
+        with self._lock:
+            self._is_open = False
+        self._send_sentinel(deadline)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._giving_up.set()
+        if self.uncommitted:
+            _LOGGER.error("%d accepted records were not written to the log", self.uncommitted)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the thread died of an error; nothing more will be written."""
+        return self._cause is not None
+
+    @property
+    def uncommitted(self) -> int:
+        """Accepted records that are not committed: waiting, or lost once the writer has stopped."""
+        return self._accepted - self.committed
+
+    def append(self, record: Record) -> None:
+        """Queue a record for the next commit.
+
+        Raises:
+            WireError: The record holds a value that no column can.
+            OverloadedError: The queue is full; the sender may send it again.
+            StoreError: The writer has crashed, or is not running.
+        """
+        entry = (request_row(record, time.time()), hop_rows(record.answer))
+        with self._lock:
+            if self._cause:
+                raise StoreError(f"the log's writer has crashed: {self._cause}") from self._cause
+            if not self._is_open:
+                raise StoreError("the log's writer is not running")
+            try:
+                self._queue.put_nowait(entry)
+            except queue.Full:
+                limit = self._queue.maxsize
+                raise OverloadedError(f"{limit} records wait for the log already; send it again later") from None
+            self._accepted += 1
+
+    def _send_sentinel(self, deadline: float) -> None:
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            try:
+                self._queue.put(None, timeout=_RETRY_S)
+            except queue.Full:
+                continue  # accepted records go first
+            return
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._commit(batch)
+        except Exception as exc:  # whatever it is, the log's owner must learn of it
+            self._cause = exc
+            _LOGGER.exception("the log's writer has crashed")
+            if self._on_crash:
+                self._on_crash()
+
+    def _next_batch(self) -> list[_Entry]:
+        entry = self._queue.get()
+        batch: list[_Entry] = []
+        while entry is not None:
+            batch.append(entry)
+            if len(batch) == self._max_batch:
+                break
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        else:
+            if batch:  # the sentinel ends the next one
+                self._queue.put(None)
+        return batch
+
+    def _commit(self, batch: list[_Entry]) -> None:
+        give_up_at = time.monotonic() + self._busy_limit_s
+        while not self._try_commit(batch, give_up_at):
+            if self._giving_up.wait(_RETRY_S):
+                raise StoreError("the log stayed locked until the stop's limit")
+        self.committed += len(batch)
+        if self._on_committed:
+            try:
+                self._on_committed(tuple(row["request_id"] for row, _ in batch))
+            except DimeeError as exc:  # senders without a receipt send again, and are told then
+                _LOGGER.warning("%d records are logged, but their receipts failed: %s", len(batch), exc)
+
+    def _try_commit(self, batch: list[_Entry], give_up_at: float) -> bool:
+        try:
+            with self._engine.begin() as connection:
+                insert_missing(connection, batch)
+        except sa.exc.DBAPIError as exc:
+            if not is_busy(exc) or time.monotonic() > give_up_at:
+                with storing(self._engine):
+                    raise
+            _LOGGER.warning("the log is locked or its server is away; %d records wait", len(batch))
+            return False
+        return True
+
+
+def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]]]) -> None:
+    """Insert the requests that the log does not hold yet, each with its hops."""
+    by_id = {row["request_id"]: (row, hops) for row, hops in reversed(entries)}  # the first of equals wins
+    key = request_log.c.request_id
+    for known in connection.scalars(sa.select(key).where(key.in_(list(by_id)))).all():
+        del by_id[known]
+    rows = [row for row, _ in by_id.values()]
+    hops = [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_]
+    if rows:
+        connection.execute(_INSERT_REQUEST[connection.dialect.name], rows)
+    if hops:
+        connection.execute(_INSERT_HOP[connection.dialect.name], hops)
+
+
+_INSERT_REQUEST = {
+    "sqlite": sqlite.insert(request_log).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(request_log).on_conflict_do_nothing(),
+}
+_INSERT_HOP = {
+    "sqlite": sqlite.insert(hop).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(hop).on_conflict_do_nothing(),
+}

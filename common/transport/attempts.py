@@ -1,0 +1,107 @@
+"""What follows when a connection or an attempt at one ends: try at once, wait, or give up."""
+
+import logging
+import time
+from collections import Counter
+from typing import Literal
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from common.errors import ConfigError
+from common.transport.link import Lost, Refused
+from common.transport.login import Login
+from common.transport.negotiation import Backoff, Tenure, Versions
+
+_LOGGER = logging.getLogger(__name__)
+_VERSION_UNSUPPORTED = 0x84
+_FATAL_REFUSALS = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})  # client id, login, not authorised, banned, auth method
+
+
+class Attempts:
+    """The history of one transport's connections, used by its thread alone."""
+
+    def __init__(self, login: Login, wanted: Literal["auto", "5", "3.1.1"]) -> None:
+        self.counts: Counter[str] = Counter()
+        self._login = login
+        self._wanted = wanted
+        self._versions = Versions(wanted)
+        self._backoff = Backoff()
+        self._tenure = Tenure()
+        self._complaint = ""
+
+    @property
+    def version(self) -> MQTTProtocolVersion:
+        """The MQTT version of the next attempt."""
+        return self._versions.current
+
+    def next_wait_s(self) -> float:
+        """Seconds to wait before the next attempt; longer each time until a connection has held."""
+        return self._backoff.next_s()
+
+    def accepted(self) -> None:
+        """Note a successful CONNACK."""
+        self._versions.accepted()
+
+    def came_online(self) -> None:
+        """Note a connection in full use."""
+        self._complaint = ""
+        self.counts["reconnects" if self.counts["connections"] else "connections"] += 1
+        self._tenure.came_online(time.monotonic())
+        _LOGGER.info("connected to %s as %s", self._login.broker, self._login.client_id)
+
+    def unreachable(self, error: OSError) -> None:
+        """Note that nobody answered."""
+        self._tenure.broker_was_away()
+        self._complain(str(error))
+
+    def refused(self, refusal: Refused) -> bool:
+        """Note a CONNACK with a failure; True when another version may be tried at once.
+
+        Raises:
+            ConfigError: Trying again would not help.
+        """
+        login = self._login
+        if refusal.code == _VERSION_UNSUPPORTED:
+            if self._versions.refused():
+                return True
+            raise ConfigError(f"{login.broker} does not speak MQTT {self._wanted} (mqtt.version)")
+        if refusal.code in _FATAL_REFUSALS:
+            raise ConfigError(
+                f"{login.broker} refused user {login.username!r} with client id {login.client_id!r}: {refusal.reason}; "
+                "check mqtt.username and mqtt.password_file, and the broker's users and access control"
+            )
+        self._complain(f"refused for now: {refusal.reason}")
+        return False
+
+    def lost_early(self, loss: Lost) -> bool:
+        """Note a connection that closed before CONNACK; True when another version may be tried at once."""
+        self._complain(f"closed before it answered: {loss.reason}")
+        return self._versions.closed_early()
+
+    def lost(self, loss: Lost) -> None:
+        """Note the loss of a connection.
+
+        Raises:
+            ConfigError: Another process uses the client id, and was there first.
+        """
+        now = time.monotonic()
+        if self._tenure.has_held(now):
+            self._backoff.reset()
+        if self._tenure.must_yield(now, is_taken_over=loss.is_taken_over):
+            raise ConfigError(
+                f"client id {self._login.client_id!r} is in use at {self._login.broker} by another process, "
+                "which was there first; stop one of the two, or give this one another node.id"
+            )
+        self.counts["losses"] += 1
+        _LOGGER.warning("lost %s: %s; reconnecting", self._login.broker, loss.reason)
+
+    def _complain(self, complaint: str) -> None:
+        """Warn once per cause: the attempts go on for as long as it lasts."""
+        level = logging.DEBUG if complaint == self._complaint else logging.WARNING
+        self._complaint = complaint
+        _LOGGER.log(
+            level,
+            "no connection to %s: %s; trying on; is the broker running, and are mqtt.host and mqtt.port right?",
+            self._login.broker,
+            complaint,
+        )

@@ -1,0 +1,140 @@
+"""What every transport promises: messages go out without blocking, and come in through bounded inboxes."""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that came in."""
+
+    topic: str
+    payload: bytes
+    received_at: float  # time.monotonic() of this process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a node says of itself on its retained status topic; the callables run on the transport's thread."""
+
+    topic: str
+    online: Callable[[], bytes]  # asked at each connection, once all subscriptions are acknowledged
+    stopped: Callable[[], bytes]  # asked at a clean stop
+    gone: bytes  # the last will
+
+
+class Inbox:
+    """A bounded queue between a transport and one consumer; a full or closed inbox drops and counts."""
+
+    def __init__(self, max_deliveries: int) -> None:
+        self._max_deliveries = max_deliveries
+        self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._is_drained = False
+        self.dropped: Counter[str] = Counter()  # by reason: inbox_full, inbox_closed
+
+    def __len__(self) -> int:
+        """How many deliveries wait."""
+        return max(0, self._queue.qsize() - self._is_closed)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Give deliveries until the inbox is closed and drained."""
+        while (delivery := self.get()) is not None:
+            yield delivery
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the inbox is closed and its consumer has taken everything."""
+        return self._is_drained
+
+    def put(self, delivery: Delivery) -> bool:
+        """Take a delivery in, or drop and count it; never blocks."""
+        with self._lock:
+            if self._is_closed:
+                self.dropped["inbox_closed"] += 1
+                return False
+            if self._queue.qsize() >= self._max_deliveries:
+                self.dropped["inbox_full"] += 1
+                return False
+            self._queue.put(delivery)
+            return True
+
+    def get(self, timeout: float | None = None) -> Delivery | None:
+        """Take the oldest delivery; None when nothing came within ``timeout`` seconds, or when drained."""
+        if self._is_drained:
+            return None
+        try:
+            delivery = self._queue.get(timeout=timeout) if timeout != 0 else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if delivery is None:
+            self._is_drained = True
+            self._queue.put(None)  # for another consumer that waits
+        return delivery
+
+    def get_batch(self, most: int, timeout: float | None = None) -> list[Delivery] | None:
+        """Wait for a delivery and take what waits with it; empty after ``timeout`` seconds, None when drained."""
+        batch: list[Delivery] = []
+        delivery = self.get(timeout)
+        while delivery is not None:
+            batch.append(delivery)
+            delivery = self.get(0) if len(batch) < most else None
+        return None if self._is_drained and not batch else batch
+
+    def close(self) -> None:
+        """Refuse what comes from now on; what was accepted can still be taken."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
+
+
+class Transport(Protocol):
+    """A connection to the one broker of this process, made and restored in the background."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker acknowledged all subscriptions of the present connection."""
+
+    def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
+        """Bring what is published on ``topic`` (``+`` and ``#`` allowed) into ``inbox``, now and after reconnects.
+
+        Subscriptions made before the transport is entered are in force before presence says online.
+
+        Args:
+            topic: Topic filter.
+            inbox: Where deliveries go.
+            group: Members of a group share the messages, where the broker can; else each gets all.
+        """
+
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
+    ) -> None:
+        """Send a message, or keep it in the bounded outbox until the network takes it; never waits for the network.
+
+        Args:
+            topic: Topic without wildcards.
+            payload: The message.
+            qos: 0 at most once, 1 at least once.
+            is_retained: Keep it at the broker for later subscribers.
+            expiry_s: Seconds after which it is not worth sending or delivering.
+
+        Raises:
+            TransportError: It is larger than the broker or the settings allow, the outbox is full, or the transport
+                is closed.
+        """
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until connected; False when that took longer than ``timeout`` seconds.
+
+        Raises:
+            ConfigError: The transport gave up, e.g. because the login was refused.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """Count what happened: sent, received, reconnects, and what was dropped or refused, by reason."""

@@ -1,0 +1,79 @@
+"""Which inbox a topic goes to."""
+
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from common.transport.contract import Delivery, Inbox
+
+
+class Subscription(NamedTuple):
+    """A topic filter and the group that shares it, if any."""
+
+    topic: str
+    group: str | None
+
+
+class Routes:
+    """The subscriptions of one transport, and the way from a topic to inboxes."""
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[Subscription, None] = {}  # in order, each once
+        self.counts: Counter[str] = Counter()
+        self._exact: dict[str, list[Inbox]] = {}
+        self._wild: dict[str, list[Inbox]] = {}
+
+    def add(self, subscription: Subscription, inbox: Inbox) -> None:
+        """Send what matches to ``inbox`` as well."""
+        self.subscriptions[subscription] = None
+        routes = self._wild if is_wild(subscription.topic) else self._exact
+        inboxes = routes.setdefault(subscription.topic, [])
+        if inbox not in inboxes:
+            inboxes.append(inbox)
+
+    def dispatch(self, topic: str, payload: bytes) -> None:
+        """Put a message into every inbox whose subscription matches."""
+        self.counts["received"] += 1
+        delivery = Delivery(topic, payload, time.monotonic())
+        inboxes = self._exact.get(topic, ())
+        for inbox in inboxes:
+            inbox.put(delivery)
+        is_routed = bool(inboxes)
+        for pattern, wild_inboxes in self._wild.items():
+            if matches(pattern, topic):
+                is_routed = True
+                for inbox in wild_inboxes:
+                    inbox.put(delivery)
+        if not is_routed:
+            self.counts["dropped_unrouted"] += 1
+
+    def inboxes(self) -> list[Inbox]:
+        """Every inbox, once."""
+        return list(
+            dict.fromkeys(i for routes in (self._exact, self._wild) for found in routes.values() for i in found)
+        )
+
+    def drops(self) -> Counter[str]:
+        """What the inboxes dropped, by reason."""
+        total: Counter[str] = Counter()
+        for inbox in self.inboxes():
+            total.update({f"dropped_{reason}": count for reason, count in inbox.dropped.items()})
+        return total
+
+
+def is_wild(topic: str) -> bool:
+    """Whether a topic filter holds a wildcard."""
+    return "+" in topic or "#" in topic
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a topic falls under a filter (MQTT 3.1.1, section 4.7)."""
+    if topic.startswith("$") and pattern[:1] in ("+", "#"):
+        return False
+    wanted, levels = pattern.split("/"), topic.split("/")
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if index >= len(levels) or level not in ("+", levels[index]):
+            return False
+    return len(wanted) == len(levels)

@@ -39,3 +39,7 @@ class DeadlineExceeded(DimeeError):  # noqa: N818 - the term of the field
 
 class OverloadedError(DimeeError):
     """A named bound is reached; the caller may try again later."""
+
+
+class CrashError(DimeeError):
+    """We must act: a thread of ours died, and its process ends with it."""

@@ -1,69 +1,49 @@
-"""``dimee``: loads a command group only when it is asked for, so that a device never imports what it lacks."""
+"""``dimee``: the root command, its exit codes and its log."""
 
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points, version
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
+from common.cli.groups import LazyGroup
 from common.errors import ConfigError, DimeeError
 
-GROUP = "dimee.commands"
-_SUMMARIES = {
-    "broker": "Run the embedded MQTT broker.",
-    "cloud": "Run a cloud worker: the last layers.",
-    "demo": "Run all three tiers on this machine and measure them.",
-    "device": "Run a device agent, or ask it one question.",
-    "edge": "Run an edge: the middle layers and the log.",
-    "evaluate": "Compare routing policies on labelled data.",
-    "log": "Query the inference log.",
-    "model": "Train, export, verify and show bundles.",
-}
 
+class RootGroup(LazyGroup):
+    """The command groups of all tiers."""
 
-class CommandGroups(TyperGroup):
-    """Command groups found by entry point, loaded one at a time."""
-
-    # typer brings its own copy of click, whose types have no public name: hence Any
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Name the groups without loading them."""
-        return sorted({*super().list_commands(ctx), *entry_points(group=GROUP).names})
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Load one group and what other packages add to it."""
-        found = entry_points(group=GROUP, name=cmd_name)
-        if not found:
-            return super().get_command(ctx, cmd_name)
-        app = _load(next(iter(found)))
-        for extension in entry_points(group=f"{GROUP}.{cmd_name}"):
-            app.registered_commands.extend(_load(extension).registered_commands)
-        return typer.main.get_command(app)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the groups with their summaries, still without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self.list_commands(ctx)])
+    entry_point_group: ClassVar[str] = "dimee.commands"
+    summaries: ClassVar[dict[str, str]] = {
+        "bench": "Measure this machine and the pipeline.",
+        "broker": "Run the embedded MQTT broker.",
+        "cloud": "Run a cloud worker: the last layers.",
+        "demo": "Run all three tiers on this machine and measure them.",
+        "device": "Run a device agent, or ask it one question.",
+        "edge": "Run an edge: the middle layers and the log.",
+        "evaluate": "Compare routing policies on labelled data.",
+        "log": "Query the inference log.",
+        "model": "Train, export, verify and show bundles.",
+        "plan": "Choose splits, codec and policy for given links and machines.",
+    }
 
 
 app = typer.Typer(
-    cls=CommandGroups,
+    cls=RootGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Spread a transformer classifier over device, edge and cloud.",
 )
 
 
 @app.callback(invoke_without_command=True)
 def root(
     *,
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every decision, on stderr."),
-    show_version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision, on stderr.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     """Spread a transformer classifier over device, edge and cloud."""
     if show_version:
@@ -86,17 +66,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DimeeError as exc:
         typer.echo(f"dimee: {exc}", err=True)
         sys.exit(1)
-
-
-def _load(entry_point: EntryPoint) -> typer.Typer:
-    try:
-        app: typer.Typer = entry_point.load()
-    except ModuleNotFoundError as exc:
-        raise ConfigError(
-            f"'dimee {entry_point.name}' needs the package {exc.name!r}, which is not installed; "
-            f"install the extra that brings it, e.g. pip install 'dimee[{_EXTRAS.get(exc.name or '', 'train')}]'"
-        ) from exc
-    return app
-
-
-_EXTRAS = {"amqtt": "edge", "torch": "train", "transformers": "train", "onnx": "train"}

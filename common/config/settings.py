@@ -71,6 +71,7 @@ class Worker(Section, frozen=True, kw_only=True):
 
     codec: str = "int8"  # of the hidden states it escalates
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
+    max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
 
 
 class EdgeLog(Section, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from common.errors import ArtifactError
+from common.errors import ArtifactError, ConfigError
 from common.types import Count, Depths, Fraction, Span
 
 SCHEMA: Literal[1] = 1
@@ -75,6 +75,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def exit_at(self, layer: int) -> ExitEntry:
         """Give the exit after ``layer``."""
         return next(exit_ for exit_ in self.exits if exit_.layer == layer)
+
+    def label_named(self, label: str) -> str:
+        """Give a label of labelled data in this model's own words; a class index is understood too.
+
+        Raises:
+            ConfigError: The model does not know it.
+        """
+        if label in self.labels:
+            return label
+        if label.isdecimal() and int(label) < len(self.labels):
+            return self.labels[int(label)]
+        raise ConfigError(
+            f"label {label!r} is none of this model's: {list(self.labels)}, or an index below {len(self.labels)}"
+        )
 
     def sealed(self) -> "Manifest":
         """Give the same manifest with its revision: 16 hex digits of the hash of everything else."""

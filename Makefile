@@ -1,0 +1,35 @@
+# make demo: the main job · make check: lint, types, layers, docs · make test: the tests
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt
+SOURCES := common device_agent edge_broker cloud_worker tests benchmarks
+
+.PHONY: demo check test clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/dimee demo --log dimee-demo.sqlite
+
+check: $(VENV)/test.stamp
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/docs
+
+test: $(VENV)/test.stamp
+	$(BIN)/pytest tests
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	python3 -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml infra/constraints.txt
+	$(INSTALL) --editable '.[edge]'
+	touch $@
+
+$(VENV)/test.stamp: $(BIN)/python pyproject.toml infra/constraints.txt
+	$(INSTALL) torch    # the constraints pin the version: a plain torch may bring gigabytes of GPU packages
+	$(INSTALL) --editable '.[edge,evaluate,train,check,test]'
+	touch $@

@@ -1,0 +1,28 @@
+"""Put a cloud worker together and run it."""
+
+from common.config.settings import CloudSettings
+from common.service.lifecycle import Stopping
+from common.service.tier import open_pipeline, presence, work
+from common.service.worker import Identity
+from common.transport.mqtt import MqttTransport
+from common.types import Tier
+from common.wire.topics import Topics, checked
+
+
+def run(settings: CloudSettings, stopping: Stopping) -> None:
+    """Serve until asked to stop, then finish what was accepted.
+
+    Raises:
+        ConfigError: A setting is wrong, or the broker refuses this node.
+        ArtifactError: The bundle is not intact.
+        CrashError: A thread died.
+    """
+    node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
+    bundle, pipeline = open_pipeline(settings, Tier.CLOUD)
+    identity = Identity(tier=Tier.CLOUD, node=node, topics=topics, manifest=bundle.manifest)
+    status = presence(Tier.CLOUD, node, topics, bundle.manifest)
+    transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    runner = work(settings, identity, pipeline, transport, stopping)
+    with transport, runner:  # the runner stops first: it drains its inbox
+        stopping.wait()
+    stopping.raise_error()

@@ -1,0 +1,65 @@
+"""``dimee model``: what a bundle holds, and whether it is intact; training adds its own commands."""
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import typer
+
+from common.cli.groups import LazyGroup
+from common.model.bundle import SHIPPED, Bundle, open_bundle
+
+
+class ModelGroup(LazyGroup):
+    """Bundles, and what other packages can do with them."""
+
+    entry_point_group: ClassVar[str] = "dimee.commands.model"
+    summaries: ClassVar[dict[str, str]] = {
+        "calibrate": "Choose policy and thresholds for a target.",
+        "export": "Write the bundle of a training run.",
+        "train": "Fine-tune a backbone with an exit head per layer.",
+    }
+
+
+app = typer.Typer(cls=ModelGroup, no_args_is_help=True, rich_markup_mode=None, help="Bundles of models.")
+Location = Annotated[str, typer.Argument(help="A bundle's directory; the shipped bundle when none is named.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.callback()
+def model() -> None:
+    """Train, export, verify and show bundles."""
+
+
+@app.command()
+def show(bundle: Location = SHIPPED, *, as_json: AsJson = False) -> None:
+    """Show what a bundle holds. Example: dimee model show --json."""
+    opened = open_bundle(bundle)
+    if as_json:
+        typer.echo(msgspec.json.encode(_document(opened)))
+        return
+    manifest = opened.manifest
+    typer.echo(f"{manifest.name}  revision {manifest.revision}\n  path       {opened.directory}")
+    typer.echo(f"  backbone   {manifest.backbone}, {manifest.num_layers} layers, width {manifest.hidden_size}")
+    depths = manifest.depths
+    typer.echo(f"  depths     device {depths.device}, edge {depths.edge}, cloud {depths.cloud}")
+    typer.echo(f"  labels     {', '.join(manifest.labels)}")
+    size_mb = sum(seal.num_bytes for seal in manifest.files.values()) / 1e6
+    typer.echo(f"  precision  {manifest.precision}, {size_mb:.1f} MB in {len(manifest.files)} files")
+    for exit_ in manifest.exits:
+        typer.echo(f"  exit {exit_.layer:<5} {exit_.accuracy:.2%} kept back, temperature {exit_.temperature:.3f}")
+
+
+@app.command()
+def verify(bundle: Location = SHIPPED, *, as_json: AsJson = False) -> None:
+    """Check every file of a bundle against its hash. Example: dimee model verify."""
+    opened = open_bundle(bundle)
+    opened.verify()
+    if as_json:
+        files = sorted(opened.manifest.files)
+        typer.echo(msgspec.json.encode({"path": str(opened.directory), "revision": opened.revision, "intact": files}))
+    else:
+        typer.echo(f"{opened.directory}: revision {opened.revision}, {len(opened.manifest.files)} files intact")
+
+
+def _document(bundle: Bundle) -> dict[str, Any]:
+    return {"path": str(bundle.directory), "revision": bundle.revision, "manifest": bundle.manifest}

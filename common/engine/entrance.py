@@ -1,0 +1,55 @@
+"""The way in: text to the first hidden states, and the tier where the policy lets them enter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.engine.pipeline import State
+from common.inputs.text import TextEncoder
+from common.model.bundle import Bundle
+from common.model.manifest import TOKENIZER_FILE
+from common.model.segments import open_embedding
+from common.routing.evidence import EntryEvidence, masked_mean
+from common.routing.policies import Policy
+from common.types import Pool, Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """An input with its embedding, before any layer has run."""
+
+    state: State
+    tier: Tier
+    pool: Pool | None
+    distances: tuple[float, ...]  # to the centroids of easy, moderate, hard
+    is_truncated: bool
+
+
+class Entrance:
+    """Tokenises, embeds and asks the policy where to start."""
+
+    def __init__(self, bundle: Bundle, policy: Policy, *, threads: int = 1) -> None:
+        manifest = bundle.manifest
+        self._encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
+        self._embedding = open_embedding(bundle, threads)
+        self._policy = policy
+
+    def enter(self, text: str, pair: str | None = None) -> Entered:
+        """Bring one input to layer 0.
+
+        Raises:
+            InputError: The text is empty, or does not fit the model's task.
+        """
+        encoded = self._encoder.encode(text, pair)
+        hidden = self._embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
+        evidence = EntryEvidence(
+            features=masked_mean(hidden, encoded.attention_mask), num_tokens=np.array([hidden.shape[1]])
+        )
+        entries = self._policy.enter(evidence)
+        return Entered(
+            state=State(hidden_states=hidden[0], layers_run=0),
+            tier=entries.tier(0),
+            pool=entries.pool(0),
+            distances=() if entries.distances is None else tuple(entries.distances[0].tolist()),
+            is_truncated=encoded.is_truncated,
+        )

@@ -1,0 +1,132 @@
+"""A tier's segments run in order, with the policy asked at every exit head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.model.bundle import Bundle
+from common.model.segments import LayerSegment, SegmentOutput, open_layers
+from common.routing.evidence import ExitEvidence, Floats, softmax
+from common.routing.policies import Policy
+from common.types import Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """One input somewhere between two layers."""
+
+    hidden_states: Floats  # [sequence, hidden], real tokens only
+    layers_run: int
+    predictions: tuple[int, ...] = ()  # at the exits passed so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """An exit head answered."""
+
+    logits: tuple[float, ...]
+    confidence: float
+    layer: int
+    threshold: float | None
+    reason: Reason
+    predictions: tuple[int, ...]  # all exits passed, this one last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsure:
+    """The tier's last exit head was not confident: the state is to be carried on elsewhere."""
+
+    state: State
+    best: Exited  # what that head would have answered
+
+
+Verdict = Exited | Unsure
+
+
+class Pipeline:
+    """Segments from any split point to this tier's depth."""
+
+    def __init__(self, bundle: Bundle, policy: Policy, *, depth: int, threads: int = 1) -> None:
+        self.depth = depth
+        self._num_layers = bundle.manifest.num_layers
+        self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads)}
+        self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
+        self._policy = policy
+
+    @property
+    def split_points(self) -> frozenset[int]:
+        """Layers at which a state may come in."""
+        return frozenset(self._segments)
+
+    def advance(self, states: Sequence[State]) -> list[Verdict]:
+        """Carry states that stand at one split point as far as the policy asks.
+
+        States may differ in length: they are padded and masked, and those that exit leave the batch at once.
+        """
+        verdicts: dict[int, Verdict] = {}
+        waiting = dict(enumerate(states))
+        while waiting:
+            waiting = self._run_segment(waiting, verdicts)
+        return [verdicts[item] for item in range(len(states))]
+
+    def _run_segment(self, waiting: dict[int, State], verdicts: dict[int, Verdict]) -> dict[int, State]:
+        states = list(waiting.values())
+        segment = self._segments[states[0].layers_run]
+        output = segment.run(*_stack(states))
+        exits = self._read_exit(segment, output, states)
+        stays: dict[int, State] = {}
+        for row, (item, state) in enumerate(waiting.items()):
+            best, is_enough = exits[row]
+            carried = State(
+                hidden_states=output.hidden_states[row, : len(state.hidden_states)],
+                layers_run=segment.span.end,
+                predictions=best.predictions,
+            )
+            if is_enough:
+                verdicts[item] = best
+            elif segment.span.end == self.depth:
+                verdicts[item] = Unsure(state=carried, best=best)
+            else:
+                stays[item] = carried
+        return stays
+
+    def _read_exit(
+        self, segment: LayerSegment, output: SegmentOutput, states: Sequence[State]
+    ) -> list[tuple[Exited, bool]]:
+        layer = segment.span.end
+        probabilities = softmax(output.logits, self._temperatures[layer])  # [B, C]
+        predictions = probabilities.argmax(axis=1)  # [B]
+        threshold = None if layer == self._num_layers else self._policy.threshold_at(layer)
+        if layer == self._num_layers:
+            is_enough = np.ones(len(states), bool)
+        else:
+            earlier = np.array([state.predictions for state in states], np.intp).reshape(len(states), -1)
+            evidence = ExitEvidence(layer=layer, probabilities=probabilities, pooled=output.pooled, earlier=earlier)
+            is_enough = self._policy.should_exit(evidence)
+        return [
+            (
+                Exited(
+                    logits=tuple(output.logits[row].tolist()),
+                    confidence=float(probabilities[row, predictions[row]]),
+                    layer=layer,
+                    threshold=threshold,
+                    reason=Reason.FINAL if threshold is None else Reason.CONFIDENT,
+                    predictions=(*state.predictions, int(predictions[row])),
+                ),
+                bool(is_enough[row]),
+            )
+            for row, state in enumerate(states)
+        ]
+
+
+def _stack(states: Sequence[State]) -> tuple[Floats, NDArray[np.int64]]:
+    lengths = [len(state.hidden_states) for state in states]
+    if len(states) == 1:
+        return states[0].hidden_states[None], np.ones((1, lengths[0]), np.int64)
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)  # [B, S]
+    hidden = np.zeros((*mask.shape, states[0].hidden_states.shape[1]), np.float32)  # [B, S, H]
+    for row, state in enumerate(states):
+        hidden[row, : lengths[row]] = state.hidden_states
+    return hidden, mask

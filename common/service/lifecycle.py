@@ -1,0 +1,43 @@
+"""How a process is told to stop, and by whom."""
+
+import signal
+import threading
+from types import FrameType
+
+from common.errors import DimeeError
+
+
+class Stopping:
+    """One flag for a whole process: signals, crashes and refusals raise it."""
+
+    def __init__(self) -> None:
+        self.error: DimeeError | None = None
+        self._event = threading.Event()
+
+    def __call__(self, error: DimeeError | None = None) -> None:
+        """Ask the process to stop; the first error is kept."""
+        self.error = self.error or error
+        self._event.set()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody asked."""
+        return self._event.is_set()
+
+    def wait(self, limit_s: float | None = None) -> bool:
+        """Wait until somebody asks; say whether they did."""
+        return self._event.wait(limit_s)
+
+    def on_signals(self) -> None:
+        """Let SIGINT and SIGTERM ask; a second one kills as usual."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self()
+
+    def raise_error(self) -> None:
+        """Raise the error that stopped the process, if one did."""
+        if self.error is not None:
+            raise self.error

@@ -1,0 +1,49 @@
+"""A thread that handles what is queued, in batches that never wait to fill."""
+
+import logging
+import threading
+from types import TracebackType
+from typing import Protocol, Self
+
+from common.errors import CrashError
+from common.service.lifecycle import Stopping
+from common.transport.contract import Delivery, Inbox
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """What is done with the deliveries that were waiting together."""
+
+    def handle(self, deliveries: list[Delivery]) -> None:
+        """Answer, escalate or refuse each of them."""
+        ...
+
+
+class Runner:
+    """Runs a handler over an inbox on one named thread; a crash asks the process to stop."""
+
+    def __init__(self, name: str, inbox: Inbox, handler: Handler, stopping: Stopping, *, max_batch: int = 16) -> None:
+        self._inbox = inbox
+        self._handler = handler
+        self._stopping = stopping
+        self._max_batch = max_batch
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (deliveries := self._inbox.get_batch(self._max_batch)) is not None:
+                self._handler.handle(deliveries)
+        except Exception as exc:
+            _LOGGER.exception("the %s thread died; this process stops", self._thread.name)
+            self._stopping(CrashError(f"the {self._thread.name} thread died: {exc}"))

@@ -1,0 +1,66 @@
+"""How edge and cloud are put together: bundle, pipeline, worker and the thread that runs it."""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from common.config.settings import CloudSettings, EdgeSettings
+from common.engine.choice import choose_policy
+from common.engine.escalation import Escalation
+from common.engine.pipeline import Pipeline
+from common.model.bundle import Bundle, open_bundle
+from common.model.manifest import Manifest
+from common.service.lifecycle import Stopping
+from common.service.runner import Runner
+from common.service.worker import Identity, TierWorker
+from common.transport.contract import Inbox, Presence, Transport
+from common.types import NodeStatus, Tier
+from common.wire.documents import encode_document
+from common.wire.topics import Topics
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[Bundle, Pipeline]:
+    """Load the segments a tier needs.
+
+    Raises:
+        ConfigError: The bundle or the policy does not exist.
+        ArtifactError: The bundle is not intact.
+    """
+    bundle = open_bundle(settings.model.bundle)
+    policy = choose_policy(bundle, settings.routing.policy)
+    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
+    _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
+    return bundle, pipeline
+
+
+def work(
+    settings: EdgeSettings | CloudSettings,
+    identity: Identity,
+    pipeline: Pipeline,
+    transport: Transport,
+    stopping: Stopping,
+) -> Runner:
+    """Subscribe to a tier's requests and give the runner that answers them."""
+    escalation = None if identity.tier is Tier.CLOUD else Escalation(identity.manifest, settings.worker.codec)
+    worker = TierWorker(
+        identity, pipeline, transport, escalation=escalation, max_remembered=settings.worker.max_remembered
+    )
+    inbox = Inbox(settings.mqtt.max_inbox)
+    transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
+    return Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch)
+
+
+def presence(
+    tier: Tier, node: str, topics: Topics, manifest: Manifest, counters: Callable[[], dict[str, int]] = dict
+) -> Presence:
+    """Give the retained status of a node, and its last will."""
+    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision)
+    return Presence(
+        topic=topics.status(tier, node),
+        online=lambda: encode_document(msgspec.structs.replace(online, counters=counters())),
+        stopped=lambda: encode_document(msgspec.structs.replace(online, state="stopped", counters=counters())),
+        gone=encode_document(online.gone()),
+    )

@@ -1,0 +1,194 @@
+"""A tier's work on one batch: decode, run, and answer, escalate or refuse."""
+
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.engine.escalation import Escalation, unpack_state
+from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
+from common.errors import ModelMismatchError, TransportError, WireError
+from common.model.manifest import Manifest
+from common.transport.contract import Delivery, Transport
+from common.types import Hop, Tier
+from common.wire import codec
+from common.wire.messages import Failure, FailureCode, HiddenStates, Outcome
+from common.wire.topics import Topics
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a worker is, and for whom it works."""
+
+    tier: Tier
+    node: str
+    topics: Topics
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    message: HiddenStates
+    state: State
+    queue_ms: float
+    received_bytes: int
+
+
+class TierWorker:
+    """Runs a tier's layers over what devices and nearer tiers send; stateless but for recent answers."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        pipeline: Pipeline,
+        transport: Transport,
+        *,
+        escalation: Escalation | None,
+        max_remembered: int,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._identity = identity
+        self._pipeline = pipeline
+        self._transport = transport
+        self._escalation = escalation  # None: the last tier
+        self._remembered: OrderedDict[tuple[str, str], tuple[str, bytes]] = OrderedDict()
+        self._max_remembered = max_remembered
+
+    def handle(self, deliveries: list[Delivery]) -> None:
+        """Answer, escalate or refuse what was waiting together, by split point."""
+        jobs = [job for delivery in deliveries if (job := self._accept(delivery))]
+        for split_point in {job.message.split_point for job in jobs}:
+            self._run([job for job in jobs if job.message.split_point == split_point])
+
+    def _accept(self, delivery: Delivery) -> _Job | None:
+        self.counters["received"] += 1
+        try:
+            message = codec.decode(delivery.payload)
+        except WireError as exc:  # nobody to answer: count it, name the topic
+            self._count_refusal(delivery, exc)
+            return None
+        if not isinstance(message, HiddenStates):
+            self._count_refusal(delivery, WireError(f"a tier takes hidden states, not {type(message).__name__}"))
+            return None
+        queue_ms = (time.monotonic() - delivery.received_at) * 1000
+        if self._repeat(message) or self._is_expired(message, queue_ms):
+            return None
+        try:
+            return _Job(
+                message=message, state=self._state(message), queue_ms=queue_ms, received_bytes=len(delivery.payload)
+            )
+        except ModelMismatchError as exc:
+            self._refuse(message, "model_mismatch", exc)
+        except WireError as exc:
+            self._refuse(message, "bad_message", exc)
+        return None
+
+    def _state(self, message: HiddenStates) -> State:
+        state = unpack_state(message, self._identity.manifest)
+        if state.layers_run not in self._pipeline.split_points:
+            raise WireError(f"split point {state.layers_run} is none of {sorted(self._pipeline.split_points)}")
+        return state
+
+    def _run(self, jobs: Sequence[_Job]) -> None:
+        started = time.perf_counter()
+        try:
+            verdicts = self._pipeline.advance([job.state for job in jobs])
+        except Exception as exc:  # noqa: BLE001 - the message boundary: one input must not stop the tier, nor its batch
+            self._isolate(jobs, exc)
+            return
+        compute_ms = (time.perf_counter() - started) * 1000 / len(jobs)  # each one's share of the batch
+        for job, verdict in zip(jobs, verdicts, strict=True):
+            self._send(job, verdict, compute_ms)
+
+    def _isolate(self, jobs: Sequence[_Job], exc: Exception) -> None:
+        if len(jobs) > 1:
+            for job in jobs:
+                self._run([job])
+            return
+        _LOGGER.error("%s: inference failed", jobs[0].message.request_id, exc_info=exc)
+        self._refuse(jobs[0].message, "internal", exc)
+
+    def _send(self, job: _Job, verdict: Verdict, compute_ms: float) -> None:
+        hops = (*job.message.hops, self._hop(job, verdict, compute_ms))
+        match verdict:
+            case Exited():
+                self.counters["answered"] += 1
+                self._answer(job.message, verdict, hops)
+            case Unsure() if self._escalation is None:
+                raise AssertionError("the last tier is never unsure")
+            case Unsure():
+                self.counters["escalated"] += 1
+                left_ms = max(0.0, job.message.budget_ms - job.queue_ms - compute_ms)
+                carried = self._escalation.pack(
+                    job.message.request_id, job.message.device_id, verdict.state, budget_ms=left_ms, hops=hops
+                )
+                self._publish(carried, self._identity.topics.request(Tier.CLOUD), carried)
+
+    def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> None:
+        outcome = Outcome(
+            request_id=message.request_id,
+            model_revision=message.model_revision,
+            reason=exited.reason,
+            logits=exited.logits,
+            confidence=exited.confidence,
+            exit_layer=exited.layer,
+            threshold=exited.threshold,
+            hops=hops,
+        )
+        self._publish(message, self._identity.topics.outcome(message.device_id), outcome)
+
+    def _publish(self, request: HiddenStates, topic: str, reply: HiddenStates | Outcome) -> None:
+        payload = codec.encode(reply)
+        self._remembered[request.device_id, request.request_id] = (topic, payload)
+        while len(self._remembered) > self._max_remembered:
+            self._remembered.popitem(last=False)
+        self._hand_over(request.request_id, topic, payload)
+
+    def _hand_over(self, request_id: str, topic: str, payload: bytes) -> None:
+        try:
+            self._transport.publish(topic, payload)
+        except TransportError as exc:  # the device sends it again, and it is remembered
+            self.counters["unsent"] += 1
+            _LOGGER.warning("%s: could not be sent to %s: %s", request_id, topic, exc)
+
+    def _repeat(self, message: HiddenStates) -> bool:
+        remembered = self._remembered.get((message.device_id, message.request_id))
+        if remembered is None:
+            return False
+        self.counters["repeated"] += 1
+        self._hand_over(message.request_id, *remembered)
+        return True
+
+    def _is_expired(self, message: HiddenStates, queue_ms: float) -> bool:
+        if queue_ms < message.budget_ms:
+            return False
+        self.counters["expired"] += 1
+        _LOGGER.info("%s: dropped, its %.0f ms ran out in the queue", message.request_id, message.budget_ms)
+        return True
+
+    def _refuse(self, message: HiddenStates, code: FailureCode, exc: Exception) -> None:
+        self.counters["refused"] += 1
+        _LOGGER.warning("%s from %s: refused: %s", message.request_id, message.device_id, exc)
+        failure = Failure(request_id=message.request_id, code=code, detail=str(exc), node=self._identity.node)
+        self._hand_over(message.request_id, self._identity.topics.outcome(message.device_id), codec.encode(failure))
+
+    def _count_refusal(self, delivery: Delivery, exc: Exception) -> None:
+        self.counters["refused"] += 1
+        _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
+
+    def _hop(self, job: _Job, verdict: Verdict, compute_ms: float) -> Hop:
+        best = verdict if isinstance(verdict, Exited) else verdict.best
+        return Hop(
+            tier=self._identity.tier,
+            node=self._identity.node,
+            start=job.message.split_point,
+            end=best.layer,
+            queue_ms=job.queue_ms,
+            compute_ms=compute_ms,
+            received_bytes=job.received_bytes,
+            confidence=best.confidence,
+            predictions=best.predictions[len(job.state.predictions) :],
+        )

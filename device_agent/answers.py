@@ -1,0 +1,104 @@
+"""Outcomes to answers: what the caller gets, with its cost."""
+
+import time
+
+from common.engine.pipeline import Exited
+from common.model.manifest import Manifest
+from common.routing.cost import CostModel
+from common.types import Answer, Hop, Reason, Tier
+from common.wire.messages import Outcome
+from device_agent.pending import Pending
+
+
+class AnswerMaker:
+    """Knows the labels, the device's name and the cost model; stateless."""
+
+    def __init__(self, device_id: str, manifest: Manifest, cost: CostModel) -> None:
+        self._device_id = device_id
+        self._manifest = manifest
+        self._cost = cost
+
+    def from_outcome(self, pending: Pending, outcome: Outcome) -> Answer:
+        """Answer with what another tier found.
+
+        Raises:
+            IndexError: The outcome has other classes than the model.
+        """
+        index = max(range(len(outcome.logits)), key=outcome.logits.__getitem__)
+        return self._answer(
+            pending,
+            reason=outcome.reason,
+            label=self._manifest.labels[index],
+            confidence=outcome.confidence,
+            exit_layer=outcome.exit_layer,
+            exit_tier=outcome.hops[-1].tier,
+            threshold=outcome.threshold,
+            hops=outcome.hops,
+        )
+
+    def from_exit(self, pending: Pending, exited: Exited, reason: Reason, detail: str = "") -> Answer:
+        """Answer with the device's own exit."""
+        return self._answer(
+            pending,
+            reason=reason,
+            label=self._manifest.labels[exited.predictions[-1]],
+            confidence=exited.confidence,
+            exit_layer=exited.layer,
+            exit_tier=Tier.DEVICE,
+            threshold=exited.threshold,
+            hops=pending.hops,
+            detail=detail,
+        )
+
+    def failed(self, pending: Pending, detail: str) -> Answer:
+        """Answer that there is no answer."""
+        return self._answer(
+            pending,
+            reason=Reason.FAILED,
+            label=None,
+            confidence=0.0,
+            exit_layer=0,
+            exit_tier=Tier.DEVICE,
+            threshold=None,
+            hops=pending.hops,
+            detail=detail,
+        )
+
+    def _answer(
+        self,
+        pending: Pending,
+        *,
+        reason: Reason,
+        label: str | None,
+        confidence: float,
+        exit_layer: int,
+        exit_tier: Tier,
+        threshold: float | None,
+        hops: tuple[Hop, ...],
+        detail: str = "",
+    ) -> Answer:
+        entered = pending.entered
+        relayed_bytes = sum(hop.received_bytes for hop in hops[2:])  # from the edge onwards
+        return Answer(
+            request_id=pending.request_id,
+            device_id=self._device_id,
+            model_revision=self._manifest.revision,
+            reason=reason,
+            label=label,
+            confidence=confidence,
+            exit_layer=exit_layer,
+            exit_tier=exit_tier,
+            entry_tier=entered.tier,
+            total_ms=(time.monotonic() - pending.accepted_at) * 1000,
+            threshold=threshold,
+            pool=entered.pool,
+            distances=entered.distances,
+            detail=detail,
+            is_truncated=entered.is_truncated,
+            tokens=len(entered.state.hidden_states),
+            payload_bytes=pending.sent_bytes + relayed_bytes,
+            cost=self._cost.of_hops(hops),
+            cost_model=self._cost.name,
+            hops=hops,
+            attempts=pending.attempts,
+        )

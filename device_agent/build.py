@@ -1,0 +1,84 @@
+"""Put a device agent together."""
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from common.config.load import load
+from common.config.settings import DeviceSettings
+from common.engine.choice import choose_policy
+from common.engine.entrance import Entrance
+from common.engine.escalation import Escalation
+from common.engine.pipeline import Exited, Pipeline
+from common.errors import CrashError
+from common.model.bundle import Bundle, open_bundle
+from common.routing.cost import CostModel
+from common.service.lifecycle import Stopping
+from common.service.tier import presence
+from common.transport.contract import Inbox, Transport
+from common.transport.mqtt import MqttTransport
+from common.types import Tier
+from common.wire.topics import Topics, checked
+from device_agent.agent import Agent, DeviceModel, run_device_layers
+from device_agent.answers import AnswerMaker
+from device_agent.journal import Journal
+from device_agent.pending import Pending
+from device_agent.settler import Settler
+
+
+def open_agent(config: Path) -> Agent:
+    """Start an agent from a configuration file."""
+    return start_agent(load(DeviceSettings, config), Stopping())
+
+
+def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transport | None = None) -> Agent:
+    """Start an agent; it works, degraded, while the broker is away.
+
+    Args:
+        settings: This device.
+        stopping: Asked when the agent cannot go on.
+        transport: Where messages go instead of the configured broker; the caller closes it.
+    """
+    topics, node = Topics(settings.mqtt.site), checked("node.id", settings.node.id)
+    bundle = open_bundle(settings.model.bundle)
+    model = load_model(bundle, settings)
+    inbox = Inbox(settings.mqtt.max_inbox)
+    with ExitStack() as stack:
+        if transport is None:
+            status = presence(Tier.DEVICE, node, topics, bundle.manifest)
+            own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+            own.subscribe(topics.outcome(node), inbox)
+            transport = stack.enter_context(own)
+        else:
+            transport.subscribe(topics.outcome(node), inbox)
+        settler = stack.enter_context(
+            Settler(
+                inbox,
+                transport,
+                Journal(transport, topics.log, capacity=settings.device.max_unrecorded),
+                AnswerMaker(node, bundle.manifest, CostModel()),
+                run_here=partial(_run_here, model.pipeline, node),
+                limits=settings.device,
+                log=settings.log,
+                on_crash=lambda: stopping(CrashError("the settler thread died")),
+            )
+        )
+        return Agent(node, topics, model, settler, transport, limits=settings.device, resources=stack.pop_all())
+
+
+def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
+    """Load the embedding and the device's layers, and run them once."""
+    policy = choose_policy(bundle, settings.routing.policy)
+    model = DeviceModel(
+        entrance=Entrance(bundle, policy, threads=settings.model.threads),
+        pipeline=Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads),
+        escalation=Escalation(bundle.manifest, settings.device.codec),
+    )
+    warm_up = ("warm", "up") if bundle.manifest.is_pair else ("warm up", None)
+    model.pipeline.advance([model.entrance.enter(*warm_up).state])  # the first run of a session is slow
+    return model
+
+
+def _run_here(pipeline: Pipeline, node: str, pending: Pending) -> Exited:
+    verdict = run_device_layers(pipeline, node, pending)
+    return verdict if isinstance(verdict, Exited) else verdict.best

@@ -1,0 +1,61 @@
+"""Put an edge together and run it."""
+
+from contextlib import ExitStack
+
+from common.config.settings import EdgeSettings
+from common.errors import CrashError
+from common.service.lifecycle import Stopping
+from common.service.runner import Runner
+from common.service.tier import open_pipeline, presence, work
+from common.service.worker import Identity
+from common.store.engine import writable_log
+from common.store.writer import RequestLogWriter
+from common.transport.contract import Inbox, Transport
+from common.transport.embedded import EmbeddedBroker
+from common.transport.mqtt import MqttTransport
+from common.types import Tier
+from common.wire.topics import Topics, checked
+from edge_broker.recorder import Receipts, Recorder
+
+
+def run(settings: EdgeSettings, stopping: Stopping) -> None:
+    """Serve until asked to stop, then finish what was accepted.
+
+    Raises:
+        ConfigError: A setting is wrong, or the broker refuses this node.
+        ArtifactError: The bundle is not intact.
+        StoreError: The log cannot be opened.
+        CrashError: A thread died.
+    """
+    node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
+    bundle, pipeline = open_pipeline(settings, Tier.EDGE)
+    identity = Identity(tier=Tier.EDGE, node=node, topics=topics, manifest=bundle.manifest)
+    status = presence(Tier.EDGE, node, topics, bundle.manifest)
+    transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    runner = work(settings, identity, pipeline, transport, stopping)
+    with ExitStack() as stack:  # what is entered last stops first
+        if settings.broker.is_enabled:
+            stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port))
+        recorder = _recorder(settings, topics, transport, stopping, stack) if settings.log.is_recorder else None
+        stack.enter_context(transport)
+        if recorder is not None:
+            stack.enter_context(recorder)
+        stack.enter_context(runner)
+        stopping.wait()
+    stopping.raise_error()
+
+
+def _recorder(
+    settings: EdgeSettings, topics: Topics, transport: Transport, stopping: Stopping, stack: ExitStack
+) -> Runner:
+    """Open the log, to be closed with the stack, and subscribe to the records."""
+    receipts = Receipts(transport, topics)
+    writer = RequestLogWriter(
+        stack.enter_context(writable_log(settings.log.url)),
+        on_committed=receipts.send,
+        on_crash=lambda: stopping(CrashError("the log cannot be written")),
+    )
+    stack.enter_context(writer)
+    inbox = Inbox(settings.mqtt.max_inbox)
+    transport.subscribe(topics.log, inbox)
+    return Runner("recorder", inbox, Recorder(writer, receipts), stopping, max_batch=256)

@@ -1,11 +1,14 @@
 """What every transport promises: messages go out without blocking, and come in through bounded inboxes."""
 
+import logging
 import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What a node says of itself on its retained status topic; the callables run on the transport's thread."""
+    """What a node says of itself on its retained status topic.
+
+    The callables run on the transport's thread while it holds its lock: they return at once and wait for nobody.
+    """
 
     topic: str
     online: Callable[[], bytes]  # asked at each connection, once all subscriptions are acknowledged
@@ -55,14 +61,17 @@ class Inbox:
     def put(self, delivery: Delivery) -> bool:
         """Take a delivery in, or drop and count it; never blocks."""
         with self._lock:
-            if self._is_closed:
-                self.dropped["inbox_closed"] += 1
-                return False
-            if self._queue.qsize() >= self._max_deliveries:
-                self.dropped["inbox_full"] += 1
-                return False
-            self._queue.put(delivery)
-            return True
+            if not self._is_closed and self._queue.qsize() < self._max_deliveries:
+                self._queue.put(delivery)
+                return True
+            reason = "inbox_closed" if self._is_closed else "inbox_full"
+            self.dropped[reason] += 1
+            count = self.dropped[reason]
+        if count.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...: a flood must not flood the log
+            _LOGGER.warning(
+                "dropped %d bytes from %s: %s (%d so far)", len(delivery.payload), delivery.topic, reason, count
+            )
+        return False
 
     def get(self, timeout: float | None = None) -> Delivery | None:
         """Take the oldest delivery; None when nothing came within ``timeout`` seconds, or when drained."""
@@ -110,6 +119,9 @@ class Transport(Protocol):
             topic: Topic filter.
             inbox: Where deliveries go.
             group: Members of a group share the messages, where the broker can; else each gets all.
+
+        Raises:
+            ValueError: It is no topic filter.
         """
 
     def publish(
@@ -127,6 +139,7 @@ class Transport(Protocol):
         Raises:
             TransportError: It is larger than the broker or the settings allow, the outbox is full, or the transport
                 is closed.
+            ValueError: The topic is empty or holds a wildcard.
         """
 
     def wait_connected(self, timeout: float) -> bool:

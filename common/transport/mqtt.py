@@ -4,7 +4,6 @@ paho is only touched under ``_lock``, and the lock is never held while connectin
 network. What is not acknowledged stays in our outbox and not in paho's, which has no bound and no regard for limits.
 """
 
-import contextlib
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from common.transport.contract import Inbox, Presence
 from common.transport.link import HANDSHAKE_LIMIT_S, Accepted, Denied, Granted, Link, Lost, Refused
 from common.transport.login import announcement, login
 from common.transport.outbox import Outbox, Outgoing
-from common.transport.routes import Routes, Subscription, is_wild
+from common.transport.routes import Routes, Subscription, check_name
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_WINDOW = 100  # messages in flight, however many the broker would take
@@ -120,8 +119,7 @@ class MqttTransport:
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:
         """Send a message, or keep it in the bounded outbox until the network takes it (see ``Transport``)."""
-        if not topic or is_wild(topic) or "\0" in topic:
-            raise ValueError(f"topic {topic!r} cannot be published to")
+        check_name(topic)
         expires_at = None if expiry_s is None else time.monotonic() + expiry_s
         message = Outgoing(topic=topic, payload=payload, qos=qos, is_retained=is_retained, expires_at=expires_at)
         with self._lock:
@@ -141,9 +139,7 @@ class MqttTransport:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                is_retried_at_once = self._connect_once()
-                self._offline()
-                if not is_retried_at_once:
+                if not self._connect_once():
                     self._stopping.wait(self._attempts.next_wait_s())
         except DimeeError as exc:
             self._give_up(exc)
@@ -154,7 +150,6 @@ class MqttTransport:
             self._settled.set()
 
     def _give_up(self, failure: DimeeError) -> None:
-        self._offline()
         with self._lock:
             self._is_closed = True
         self._failure = failure
@@ -164,8 +159,7 @@ class MqttTransport:
     def _offline(self) -> None:
         with self._lock:
             self._online.clear()
-            if self._failure is None:
-                self._settled.clear()
+            self._settled.clear()
             self._link = None
             self._ungranted.clear()
             self._outbox.recall()
@@ -173,13 +167,16 @@ class MqttTransport:
     def _connect_once(self) -> bool:
         """Make one connection and serve it to its end; True when the next attempt need not wait."""
         link = Link(self._login, self._attempts.version, deliver=self._routes.dispatch, acknowledge=self._acknowledge)
-        with contextlib.closing(link):
-            try:
-                link.open()
-            except OSError as exc:
-                self._attempts.unreachable(exc)
-                return False
+        try:
+            link.open()
+        except OSError as exc:
+            self._attempts.unreachable(exc)
+            return False
+        else:
             return self._serve(link)
+        finally:
+            self._offline()  # first, so that no publisher still writes to it
+            link.close()
 
     def _serve(self, link: Link) -> bool:
         deadline = time.monotonic() + HANDSHAKE_LIMIT_S

@@ -24,7 +24,12 @@ class Routes:
         self._wild: dict[str, list[Inbox]] = {}
 
     def add(self, subscription: Subscription, inbox: Inbox) -> None:
-        """Send what matches to ``inbox`` as well."""
+        """Send what matches to ``inbox`` as well.
+
+        Raises:
+            ValueError: It is no topic filter.
+        """
+        _check(subscription)
         self.subscriptions[subscription] = None
         routes = self._wild if is_wild(subscription.topic) else self._exact
         inboxes = routes.setdefault(subscription.topic, [])
@@ -64,6 +69,25 @@ class Routes:
 def is_wild(topic: str) -> bool:
     """Whether a topic filter holds a wildcard."""
     return "+" in topic or "#" in topic
+
+
+def check_name(topic: str) -> None:
+    """Refuse what cannot be published to.
+
+    Raises:
+        ValueError: The topic is empty, or holds a wildcard or a NUL.
+    """
+    if not topic or is_wild(topic) or "\0" in topic:
+        raise ValueError(f"topic {topic!r} cannot be published to")
+
+
+def _check(subscription: Subscription) -> None:
+    levels = subscription.topic.split("/")
+    is_misplaced = "#" in levels[:-1] or any(len(level) > 1 and is_wild(level) for level in levels)
+    if not subscription.topic or "\0" in subscription.topic or is_misplaced:
+        raise ValueError(f"{subscription.topic!r} is no topic filter")
+    if subscription.group is not None and (not subscription.group or set(subscription.group) & set("/+#")):
+        raise ValueError(f"{subscription.group!r} is no name for a group")
 
 
 def matches(pattern: str, topic: str) -> bool:

@@ -1,0 +1,29 @@
+"""``dimee broker``: a small MQTT broker for a demo or a home without Mosquitto."""
+
+import signal
+import threading
+
+import typer
+
+from common.transport.embedded import EmbeddedBroker
+
+app = typer.Typer(no_args_is_help=True, help="Run the embedded MQTT broker.")
+
+
+@app.callback()
+def broker() -> None:
+    """Run the embedded MQTT broker."""
+
+
+@app.command()
+def run(
+    host: str = typer.Option("127.0.0.1", help="Loopback address to listen on; for a network run Mosquitto."),
+    port: int = typer.Option(1883, min=0, max=65535, help="Port; 0 lets the system choose and says which."),
+) -> None:
+    """Serve until Ctrl-C or SIGTERM. Example: dimee broker run --port 18830."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    with EmbeddedBroker(host, port) as running:
+        typer.echo(f"broker listens on {running.host}:{running.port}; stop it with Ctrl-C")
+        stopping.wait()

@@ -47,6 +47,7 @@ class ExitEvidence:
     probabilities: Floats  # [batch, labels], calibrated
     pooled: Floats  # [batch, pooled]: the state the head looked at
     earlier: Indices  # [batch, earlier exits]: class predicted at each, oldest first; -1 where none ran
+    earlier_confidences: Floats | None = None  # [batch, earlier exits], calibrated; 0 where none ran
     is_tier_end: bool = True  # the running tier holds no further layer: not exiting means escalating
 
 

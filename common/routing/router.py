@@ -1,6 +1,6 @@
 """Routers learned by proxy supervision (Selective Query, Kag et al., ICLR 2023).
 
-A head estimates how much a deeper tier would gain over this exit; a table of thresholds turns the estimate into a
+A head estimates how likely a deeper tier corrects this exit; a table of thresholds turns the estimate into a
 decision, so a target of coverage or budget changes at run time without retraining.
 """
 
@@ -8,34 +8,31 @@ import msgspec
 import numpy as np
 
 from common.routing.arrays import Array
-from common.routing.evidence import Bools, Entries, EntryEvidence, ExitEvidence, Floats, entropy
+from common.routing.evidence import Bools, Entries, EntryEvidence, ExitEvidence, Floats, confidence, entropy
 from common.routing.exits import all_on_device, nobody
 from common.types import Fraction
 
 MAX_GAPS = 10  # pairwise gaps of the largest probabilities, as published
+_EDGE = 1e-6  # keeps log-odds finite
 
 
 class RouterHead(msgspec.Struct, frozen=True, kw_only=True):
-    """A tiny network over what is computed anyway: features [F] to one probability."""
+    """Logistic regression over what is computed anyway: features [F] to one probability."""
 
-    projection: Array  # [pooled, K], K may be 0
+    projection: Array  # [state, K] of the pooled state or the mean embedding; K may be 0
     shift: Array  # [F], subtracted
-    scale: Array  # [F], multiplied
-    hidden: Array  # [F, J]; J = 0 makes the head linear
-    hidden_bias: Array  # [J]
-    output: Array  # [J + F]: hidden units, then the features themselves
+    weights: Array  # [F]
     bias: float
 
     def score(self, features: Floats) -> Floats:
-        """Estimate the probability [B] that asking deeper pays, from raw features [B, F]."""
-        scaled = (features - self.shift.values) * self.scale.values  # [B, F]
-        units = np.maximum(scaled @ self.hidden.values + self.hidden_bias.values, 0)  # [B, J]
-        logit = np.concatenate([units, scaled], axis=1) @ self.output.values + np.float32(self.bias)
-        return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))  # type: ignore[no-any-return]
+        """Estimate the probability [B] from raw features [B, F]."""
+        logit = (features - self.shift.values) @ self.weights.values + np.float32(self.bias)
+        probability: Floats = (1 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.float32)
+        return probability
 
 
 class LearnedRouter(msgspec.Struct, frozen=True, kw_only=True, tag="learned-router"):
-    """An exit answers unless its head says that a deeper tier is likely to do better."""
+    """An exit answers unless its head says that a deeper tier is likely to correct it."""
 
     heads: dict[int, RouterHead]  # by exit layer
     thresholds: dict[int, Fraction]  # answer where the score is at most this; without one never early
@@ -51,29 +48,60 @@ class LearnedRouter(msgspec.Struct, frozen=True, kw_only=True, tag="learned-rout
 
     def should_exit(self, evidence: ExitEvidence) -> Bools:
         """Compare the head's score with its threshold."""
-        threshold, head = self.thresholds.get(evidence.layer), self.heads.get(evidence.layer)
-        if threshold is None or head is None:
+        threshold = self.thresholds.get(evidence.layer)
+        if threshold is None or evidence.layer not in self.heads:
             return nobody(evidence)
-        scores = head.score(exit_features(evidence, head.projection.values))
-        return scores <= np.float32(threshold)
+        return self.scores(evidence) <= np.float32(threshold)
+
+    def scores(self, evidence: ExitEvidence) -> Floats:
+        """Estimate the chance [B] that a deeper tier corrects this exit."""
+        head = self.heads[evidence.layer]
+        return head.score(exit_features(evidence, head.projection.values))
 
     def threshold_at(self, layer: int) -> float | None:  # noqa: ARG002 - the contract
-        """Ask for no confidence: the threshold is a chance that a deeper tier corrects this one."""
+        """Ask for no confidence: the threshold is a chance that a deeper tier corrects this exit."""
         return None
 
 
 def exit_features(evidence: ExitEvidence, projection: Floats) -> Floats:
-    """Features [B, F]: entropy, gaps of the top probabilities, log-odds, class, projected pooled state."""
+    """Features [B, F] of an exit.
+
+    Entropy, gaps of the top probabilities, log-odds of the first against the second, the class named, how surely each
+    earlier exit agreed, and the projected pooled state.
+    """
+    batch, labels = evidence.probabilities.shape
     ordered = np.sort(evidence.probabilities, axis=1)[:, ::-1]  # [B, C]
     gaps = (ordered[:, :-1] - ordered[:, 1:])[:, :MAX_GAPS]  # [B, up to 10]
-    odds = np.log(ordered[:, :1] + 1e-6) - np.log(ordered[:, 1:2] + 1e-6)  # [B, 1]
-    said = np.eye(evidence.probabilities.shape[1], dtype=np.float32)[evidence.probabilities.argmax(axis=1)]  # [B, C]
-    by_class = (said * odds)[:, :-1] if said.shape[1] == 2 else said[:, :0]  # two labels may be sure in unlike ways
-    state = evidence.pooled @ projection  # [B, K]
-    return np.concatenate([entropy(evidence.probabilities)[:, None], gaps, odds, by_class, state], axis=1)
+    odds = np.log(ordered[:, :1] + _EDGE) - np.log(ordered[:, 1:2] + _EDGE)  # [B, 1]
+    named = np.eye(labels, dtype=np.float32)[evidence.probabilities.argmax(axis=1)]  # [B, C]
+    parts = [
+        entropy(evidence.probabilities)[:, None],
+        gaps,
+        odds,
+        named[:, 1:],
+        named[:, 1:] * odds,
+        _agreement(evidence),
+        evidence.pooled @ projection,
+    ]
+    return np.concatenate(parts, axis=1).reshape(batch, -1)
 
 
 def entry_features(evidence: EntryEvidence, projection: Floats) -> Floats:
-    """Features [B, F]: logarithm of the length, and the projected mean embedding."""
+    """Features [B, F] before any layer: logarithm of the length, and the projected mean embedding."""
     lengths = np.log(np.maximum(evidence.num_tokens, 1)).astype(np.float32)[:, None]
     return np.concatenate([lengths, evidence.features @ projection], axis=1)
+
+
+def _agreement(evidence: ExitEvidence) -> Floats:
+    """Log-odds of each earlier exit [B, earlier], positive where it named the same class; 0 where it did not run."""
+    if evidence.earlier_confidences is None:
+        return np.zeros(evidence.earlier.shape, np.float32)
+    sure = np.clip(evidence.earlier_confidences, _EDGE, 1 - _EDGE)
+    same = np.where(evidence.earlier == evidence.probabilities.argmax(axis=1)[:, None], 1, -1)
+    odds: Floats = np.where(evidence.earlier < 0, 0, same * (np.log(sure) - np.log1p(-sure))).astype(np.float32)
+    return odds
+
+
+def earlier_confidences(probabilities: Floats) -> Floats:
+    """Top probabilities [B, exits] of what several exits said, [exits, B, C]."""
+    return confidence(probabilities).T

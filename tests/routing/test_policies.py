@@ -9,7 +9,7 @@ from common.routing.entry import Dimee, Fixed, RandomEntry
 from common.routing.evidence import EntryEvidence, ExitEvidence, entropy
 from common.routing.exits import ConfidenceCascade, EntropyCascade, Patience
 from common.routing.policies import RoutingTable
-from common.routing.router import LearnedRouter, RouterHead
+from common.routing.router import LearnedRouter, RouterHead, exit_features
 from common.types import Tier
 
 
@@ -32,10 +32,7 @@ def linear_head(weights: list[float], bias: float = 0.0) -> RouterHead:
     return RouterHead(
         projection=Array.of(np.zeros((2, 0), np.float32)),
         shift=Array.of(np.zeros(width)),
-        scale=Array.of(np.ones(width)),
-        hidden=Array.of(np.zeros((width, 0))),
-        hidden_bias=Array.of(np.zeros(0)),
-        output=Array.of(np.array(weights)),
+        weights=Array.of(np.array(weights)),
         bias=bias,
     )
 
@@ -131,7 +128,7 @@ def test_pure_dimee_answers_at_its_tiers_end_only() -> None:
 
 
 def test_learned_router_answers_where_asking_deeper_hardly_pays() -> None:
-    # features of two labels: entropy, gap, log-odds, log-odds if class 0; the head looks at the gap alone
+    # features of two labels: entropy, gap, log-odds, class 1, its log-odds; the head looks at the gap alone
     head = linear_head(
         [0.0, -10.0, 0.0, 0.0], bias=5.0
     )  # gap 0.8 -> sigmoid(-3) = 0.047; gap 0.2 -> sigmoid(3) = 0.953
@@ -159,7 +156,7 @@ def test_routing_table_survives_json() -> None:
             "entropy-cascade": EntropyCascade(thresholds={2: 0.3}),
             "patience": Patience(patience=1),
             "dimee": Dimee(centroids=((0.0,), (1.0,), (2.0,)), thresholds={2: 0.5}, has_fallback=True),
-            "router": LearnedRouter(heads={2: linear_head([1.0, 2.0, 3.0, 4.0])}, thresholds={2: 0.1}),
+            "router": LearnedRouter(heads={2: linear_head([1.0, 2.0, 3.0, 4.0, 5.0])}, thresholds={2: 0.1}),
         },
     )
 
@@ -169,3 +166,19 @@ def test_routing_table_survives_json() -> None:
 def test_array_refuses_bytes_that_do_not_fill_it() -> None:
     with pytest.raises(ValueError, match="needs 16 bytes"):
         Array((2, 2), b"1234")
+
+
+def test_router_features_worked_by_hand() -> None:
+    evidence = ExitEvidence(
+        layer=3,
+        probabilities=np.array([[0.2, 0.8]], np.float32),
+        pooled=np.array([[1.0, 2.0]], np.float32),
+        earlier=np.array([[1, 0, -1]]),
+        earlier_confidences=np.array([[0.75, 0.9, 0.0]], np.float32),
+    )
+
+    features = exit_features(evidence, np.array([[1.0], [10.0]], np.float32))
+
+    # entropy, gap, ln(0.8/0.2), class 1, odds if class 1, +ln 3 (agreed), -ln 9 (did not), none ran, state
+    expected = [[0.5004, 0.6, 1.3863, 1.0, 1.3863, 1.0986, -2.1972, 0.0, 21.0]]
+    np.testing.assert_allclose(features, expected, atol=1e-3)

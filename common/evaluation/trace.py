@@ -1,0 +1,153 @@
+"""Traces: what every exit says about every labelled sample, run once and scored many times."""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ArtifactError
+from common.routing.evidence import EntryEvidence, ExitEvidence, Floats, Indices, softmax
+from common.routing.router import earlier_confidences
+
+CALIBRATION_FILE = "calibration.npz"
+_ARRAYS = ("exits", "temperatures", "logits", "pooled", "features", "tokens", "labels")
+_EPOCHS = "probabilities_by_epoch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """All exits on labelled samples, in the samples' order; the last exit is the backbone's end."""
+
+    exits: tuple[int, ...]  # layers run at each exit, ascending
+    temperatures: tuple[float, ...]  # by exit
+    logits: Floats  # [E, N, C]
+    pooled: Floats  # [E, N, P]; P may be 0 where no router looks at it
+    features: Floats  # [N, H]: masked mean of the embedding output
+    tokens: Indices  # [N]
+    labels: NDArray[np.int64]  # [N]
+    probabilities_by_epoch: Floats | None = None  # [T, E, N], of the true label after each training epoch
+
+    def __post_init__(self) -> None:
+        exits, samples, _ = self.logits.shape
+        found = (len(self.exits), len(self.temperatures), len(self.pooled), self.pooled.shape[1])
+        if found != (exits, exits, exits, samples) or list(self.exits) != sorted(set(self.exits)):
+            raise ArtifactError(f"trace of exits {self.exits} does not fit logits {list(self.logits.shape)}")
+        if not len(self.features) == len(self.tokens) == len(self.labels) == samples:
+            raise ArtifactError(
+                f"trace has {samples} samples, {len(self.features)} features and {len(self.labels)} labels"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return int(self.logits.shape[2])
+
+    def predictions(self) -> Indices:
+        """Classes named at each exit, [E, N]."""
+        predicted: Indices = self.logits.argmax(axis=2)
+        return predicted
+
+    def probabilities(self) -> Floats:
+        """Calibrated probabilities [E, N, C]."""
+        pairs = zip(self.logits, self.temperatures, strict=True)
+        return np.stack([softmax(logits, temperature) for logits, temperature in pairs])
+
+    def select(self, rows: NDArray[Any]) -> "Trace":
+        """Keep the named samples, in that order."""
+        epochs = self.probabilities_by_epoch
+        return replace(
+            self,
+            logits=self.logits[:, rows],
+            pooled=self.pooled[:, rows],
+            features=self.features[rows],
+            tokens=self.tokens[rows],
+            labels=self.labels[rows],
+            probabilities_by_epoch=None if epochs is None else epochs[:, :, rows],
+        )
+
+    def restrict(self, exits: tuple[int, ...]) -> "Trace":
+        """Keep the named exits only, as if no other head existed."""
+        missing = set(exits) - set(self.exits)
+        if missing:
+            raise ArtifactError(f"exits {sorted(missing)} are not in the trace; it holds {list(self.exits)}")
+        places = [self.exits.index(layer) for layer in exits]
+        epochs = self.probabilities_by_epoch
+        return replace(
+            self,
+            exits=exits,
+            temperatures=tuple(self.temperatures[place] for place in places),
+            logits=self.logits[places],
+            pooled=self.pooled[places],
+            probabilities_by_epoch=None if epochs is None else epochs[:, places],
+        )
+
+    def with_temperatures(self, temperatures: tuple[float, ...]) -> "Trace":
+        """Calibrate otherwise."""
+        return replace(self, temperatures=temperatures)
+
+    def entry_evidence(self) -> EntryEvidence:
+        """Give what a policy sees before any layer."""
+        return EntryEvidence(features=self.features, num_tokens=self.tokens)
+
+    def exit_evidence(self) -> tuple[ExitEvidence, ...]:
+        """Give what a policy sees at each exit, as if everything had come that far."""
+        predicted, probabilities = self.predictions(), self.probabilities()
+        return tuple(
+            ExitEvidence(
+                layer=layer,
+                probabilities=probabilities[place],
+                pooled=self.pooled[place],
+                earlier=predicted[:place].T,
+                earlier_confidences=earlier_confidences(probabilities[:place]),
+            )
+            for place, layer in enumerate(self.exits)
+        )
+
+    def to_bytes(self) -> bytes:
+        """Pack as a compressed npz: half precision where it does no harm."""
+        arrays: dict[str, NDArray[Any]] = {
+            "exits": np.array(self.exits, np.int32),
+            "temperatures": np.array(self.temperatures, np.float64),
+            "logits": self.logits.astype(np.float32),
+            "pooled": self.pooled.astype(np.float16),
+            "features": self.features.astype(np.float16),
+            "tokens": self.tokens.astype(np.int32),
+            "labels": self.labels.astype(np.int64),
+        }
+        if self.probabilities_by_epoch is not None:
+            arrays[_EPOCHS] = self.probabilities_by_epoch.astype(np.float16)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, document: bytes, source: str) -> Self:
+        """Read a packed trace.
+
+        Raises:
+            ArtifactError: It is no npz, or lacks an array, or its shapes do not fit.
+        """
+        try:
+            with np.load(io.BytesIO(document), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError) as exc:
+            raise ArtifactError(f"{source}: no npz archive of a trace: {exc}") from exc
+        missing = sorted(set(_ARRAYS) - set(arrays))
+        if missing:
+            raise ArtifactError(f"{source}: arrays {missing} are missing; it holds {sorted(arrays)}")
+        epochs = arrays.get(_EPOCHS)
+        return cls(
+            exits=tuple(arrays["exits"].tolist()),
+            temperatures=tuple(arrays["temperatures"].tolist()),
+            logits=arrays["logits"].astype(np.float32),
+            pooled=arrays["pooled"].astype(np.float32),
+            features=arrays["features"].astype(np.float32),
+            tokens=arrays["tokens"].astype(np.intp),
+            labels=arrays["labels"].astype(np.int64),
+            probabilities_by_epoch=None if epochs is None else epochs.astype(np.float32),
+        )

@@ -129,9 +129,7 @@ def test_pure_dimee_answers_at_its_tiers_end_only() -> None:
 
 def test_learned_router_answers_where_asking_deeper_hardly_pays() -> None:
     # features of two labels: entropy, gap, log-odds, class 1, its log-odds; the head looks at the gap alone
-    head = linear_head(
-        [0.0, -10.0, 0.0, 0.0], bias=5.0
-    )  # gap 0.8 -> sigmoid(-3) = 0.047; gap 0.2 -> sigmoid(3) = 0.953
+    head = linear_head([0.0, -10.0, 0.0, 0.0, 0.0], bias=5.0)  # gap 0.8 gives sigmoid(-3) = 0.047; gap 0.2 gives 0.953
     policy = LearnedRouter(heads={2: head}, thresholds={2: 0.1})
 
     assert policy.should_exit(seen(2, [[0.9, 0.1], [0.4, 0.6]])).tolist() == [True, False]

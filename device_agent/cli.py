@@ -42,7 +42,7 @@ def run(
     stopping = Stopping()
     stopping.on_signals()
     with start_agent(settings, stopping) as agent:
-        serving = Serving(agent, sys.stdout.buffer)
+        serving = Serving(agent, sys.stdout.buffer, stopping)
         inbox = Inbox(settings.mqtt.max_inbox)
         agent.transport.subscribe(agent.topics.input(agent.device_id), inbox)
         listener = threading.Thread(target=serving.serve, args=(sources.from_inbox(inbox),), name="input-topic")
@@ -73,4 +73,4 @@ def ask(
     node = msgspec.structs.replace(settings.node, id=f"{settings.node.id}-ask")  # beside a running agent
     with start_agent(msgspec.structs.replace(settings, node=node), Stopping()) as agent:
         answer = agent.classify(text, pair)
-    typer.echo(encode_document(answer_document(answer)) if as_json else explain(answer))
+        typer.echo(encode_document(answer_document(answer)) if as_json else explain(answer))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from common.errors import InputError, OverloadedError, TransportError
+from common.service.lifecycle import Stopping
 from common.types import Answer
 from common.wire.documents import Input, answer_document, encode_document
 from device_agent.agent import Agent
@@ -18,8 +19,9 @@ _LOGGER = logging.getLogger(__name__)
 class Serving:
     """Classifies what sources bring; answers come as soon as they are known, in any order."""
 
-    def __init__(self, agent: Agent, output: BinaryIO) -> None:
+    def __init__(self, agent: Agent, output: BinaryIO, stopping: Stopping) -> None:
         self._agent = agent
+        self._stopping = stopping
         self._output = output
         self._topic = agent.topics.answer(agent.device_id)
         self._lock = threading.Lock()  # one line at a time
@@ -40,9 +42,12 @@ class Serving:
 
     def _emit(self, document: dict[str, Any]) -> None:
         payload = encode_document(document)
-        with self._lock:
-            self._output.write(payload + b"\n")
-            self._output.flush()
+        try:
+            with self._lock:
+                self._output.write(payload + b"\n")
+                self._output.flush()
+        except (BrokenPipeError, ValueError):  # the reader of stdout is gone
+            self._stopping()
         try:
             self._agent.transport.publish(self._topic, payload)
         except TransportError as exc:

@@ -21,6 +21,7 @@ from common.model.bundle import SHIPPED, open_bundle
 from common.types import Tier
 
 app = typer.Typer(rich_markup_mode=None)
+_CLOSED_LOOP = {"DIMEE_DEVICE__MAX_IN_FLIGHT": "2"}  # more would show queues, not the route, as latency
 
 
 @app.command()
@@ -56,7 +57,7 @@ def demo(
         site_fleet.start(Tier.EDGE, f"{site}-edge", chosen | {"DIMEE_LOG__URL": f"sqlite:///{database}"})
         site_fleet.start(Tier.CLOUD, f"{site}-cloud", chosen)
         site_fleet.wait_online(f"{site}-edge", f"{site}-cloud")
-        device = site_fleet.start_device(f"{site}-device", chosen)
+        device = site_fleet.start_device(f"{site}-device", chosen | _CLOSED_LOOP)
         elapsed_s = stream(device, texts, rate=rate, shows_progress=not as_json and sys.stderr.isatty())
         result = report(database, f"{site}-device", opened.manifest, samples=len(texts), is_kept=log is not None)
     _print(result, elapsed_s, as_json=as_json)

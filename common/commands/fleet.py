@@ -149,13 +149,16 @@ def running(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
     process.terminate()
     try:
-        process.communicate(timeout=_STOP_LIMIT_S)
+        process.wait(_STOP_LIMIT_S)
     except subprocess.TimeoutExpired:
         _LOGGER.warning("process %d did not stop within %.0f s and is killed", process.pid, _STOP_LIMIT_S)
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def _mosquitto(port: int, directory: Path) -> list[str]:

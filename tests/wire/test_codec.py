@@ -1,0 +1,190 @@
+"""Messages survive the wire; anything else is refused and harms nothing."""
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from common.errors import WireError
+from common.types import Hop, Reason, Tier
+from common.wire import codec
+from common.wire.activations import CODEC_NAMES, codec as activation_codec, decode_activation
+from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, Tensor
+from common.wire.tensors import MAX_TENSOR_BYTES, pack, unpack
+
+HIDDEN = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 12), st.integers(1, 24)),
+    elements=st.floats(-50, 50, width=32),
+)
+single_floats = st.floats(0, 1e6, width=32)
+names = st.text(st.characters(exclude_characters="+#/\0", codec="utf-8"), min_size=1, max_size=64)
+hops = st.builds(
+    Hop,
+    tier=st.sampled_from(Tier),
+    node=names,
+    start=st.just(0),
+    end=st.integers(0, 24),
+    queue_ms=single_floats,
+    compute_ms=single_floats,
+    received_bytes=st.integers(0, 2**32),
+    confidence=st.floats(0, 1, width=32),
+    predictions=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+)
+
+
+def hidden_states(hidden: np.ndarray, codec_name: str = "int8") -> HiddenStates:
+    return HiddenStates(
+        request_id="r1",
+        device_id="pi-1",
+        model_revision="0" * 16,
+        split_point=2,
+        budget_ms=100.0,
+        codec=codec_name,
+        tensors=activation_codec(codec_name).encode(hidden),
+    )
+
+
+@given(HIDDEN, st.sampled_from(CODEC_NAMES))
+def test_hidden_states_come_back_as_they_left(hidden: np.ndarray, codec_name: str) -> None:
+    message = hidden_states(hidden, codec_name)
+
+    assert codec.decode(codec.encode(message)) == message
+
+
+@given(st.lists(hops, min_size=1, max_size=3), st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=5))
+def test_outcome_comes_back_as_it_left(taken: list[Hop], logits: list[float]) -> None:
+    outcome = Outcome(
+        request_id="r1",
+        model_revision="0" * 16,
+        reason=Reason.CONFIDENT,
+        logits=tuple(logits),
+        confidence=0.5,
+        exit_layer=2,
+        threshold=None,
+        hops=tuple(taken),
+    )
+
+    assert codec.decode(codec.encode(outcome)) == outcome
+
+
+@pytest.mark.parametrize(
+    "message", [Receipt(request_ids=("a", "b")), Failure(request_id="a", code="expired", detail="late", node="edge-1")]
+)
+def test_small_messages_come_back_as_they_left(message: Message) -> None:
+    assert codec.decode(codec.encode(message)) == message
+
+
+def test_a_newer_peer_may_add_fields_at_the_end() -> None:
+    fields = msgpack.unpackb(codec.encode(Receipt(request_ids=("a",))))
+
+    assert codec.decode(msgpack.packb([*fields, "added later"])) == Receipt(request_ids=("a",))
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_are_refused(payload: bytes) -> None:
+    with pytest.raises(WireError):
+        codec.decode(payload)
+
+
+@given(st.data())
+def test_a_flipped_byte_is_refused_or_still_a_valid_message(data: st.DataObject) -> None:
+    payload = bytearray(codec.encode(hidden_states(np.ones((3, 4), np.float32))))
+    position = data.draw(st.integers(0, len(payload) - 1))
+    payload[position] ^= data.draw(st.integers(1, 255))
+
+    try:
+        message = codec.decode(bytes(payload))
+        if isinstance(message, HiddenStates):
+            decode_activation(message.codec, message.tensors)
+    except WireError:
+        pass
+
+
+def test_a_refusal_never_repeats_the_peer_s_bytes() -> None:
+    payload = codec.encode(hidden_states(np.ones((9, 64), np.float32))) + b"x"
+
+    with pytest.raises(WireError) as refusal:
+        codec.decode(payload)
+
+    assert len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("device_id", "split_point", "budget_ms"),
+    [("a/b", 2, 1.0), ("#", 2, 1.0), ("", 2, 1.0), ("a", -1, 1.0), ("a", 2, -1.0)],
+)
+def test_impossible_fields_are_refused(device_id: str, split_point: int, budget_ms: float) -> None:
+    fields = list(msgpack.unpackb(codec.encode(hidden_states(np.ones((1, 2), np.float32)))))
+    fields[2], fields[4], fields[5] = device_id, split_point, budget_ms
+
+    with pytest.raises(WireError):
+        codec.decode(msgpack.packb(fields))
+
+
+@given(HIDDEN)
+def test_int8_is_off_by_at_most_half_a_step(hidden: np.ndarray) -> None:
+    received = decode_activation("int8", activation_codec("int8").encode(hidden))
+
+    step = np.maximum(np.abs(hidden).max(axis=1, keepdims=True) / 127, 6.2e-5)
+    assert (np.abs(received - hidden) <= 0.5 * step + 0.001 * 127 * step).all()  # the scale itself is half precision
+
+
+@given(HIDDEN)
+def test_float16_keeps_three_digits(hidden: np.ndarray) -> None:
+    np.testing.assert_allclose(
+        decode_activation("float16", activation_codec("float16").encode(hidden)), hidden, rtol=1e-3, atol=1e-7
+    )
+
+
+@given(HIDDEN)
+def test_float32_keeps_everything(hidden: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode_activation("float32", activation_codec("float32").encode(hidden)), hidden)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("codec_name", CODEC_NAMES)
+def test_values_that_are_not_finite_are_refused(codec_name: str, poison: float) -> None:
+    tensors = list(activation_codec(codec_name).encode(np.ones((2, 4), np.float32)))
+    last = unpack(tensors[-1]).copy()
+    last.flat[0] = poison
+    tensors[-1] = pack(last)
+
+    with pytest.raises(WireError, match="NaN or infinite"):
+        decode_activation(codec_name, tuple(tensors))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("<f8", (1, 1), b"\0" * 8),
+        Tensor("O", (1, 1), b"\0" * 8),
+        Tensor("<f4", (2, 2), b"\0" * 8),
+        Tensor("<f4", (1 << 20, 1 << 20), b""),
+        Tensor("|i1", (MAX_TENSOR_BYTES + 1,), b"\0" * (MAX_TENSOR_BYTES + 1)),
+    ],
+)
+def test_tensors_that_lie_are_refused(tensor: Tensor) -> None:
+    with pytest.raises(WireError):
+        unpack(tensor)
+
+
+def test_an_escalation_costs_at_most_250_bytes_beside_its_numbers() -> None:
+    tokens, width = 32, 384
+    hop = Hop(
+        tier=Tier.DEVICE, node="kitchen-board-1", start=0, end=3, queue_ms=0.1, compute_ms=1.0, predictions=(1, 0)
+    )
+    message = HiddenStates(
+        request_id="0" * 24,
+        device_id="kitchen-board-1",
+        model_revision="0" * 16,
+        split_point=3,
+        budget_ms=2000.0,
+        codec="int8",
+        tensors=activation_codec("int8").encode(np.ones((tokens, width), np.float32)),
+        hops=(hop, hop),
+    )
+
+    assert len(codec.encode(message)) <= tokens * width + 2 * tokens + 250

@@ -4,11 +4,14 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 Cell = str | int | float | None
+_UNBOUNDED = 10_000  # columns of text; a pipe has no edge
+_FOLDED_FROM = 24
+_FIGURE = re.compile(r"-|[\d.,]+( %)?")
 
 
 def print_json(document: Any) -> None:
@@ -17,31 +20,36 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print rows under their names, numbers to the right; cells are plain text, never markup.
+    """Print rows under their names, figures to the right; cells are plain text, never markup.
 
-    Piped, the table is as wide as it needs; on a terminal it fits, and long cells fold.
+    On a terminal only long cells fold, so that no figure loses a digit; into a pipe nothing does.
     """
     from rich import box  # noqa: PLC0415 - a tenth of a second that --json and services need not pay
     from rich.console import Console  # noqa: PLC0415
+    from rich.measure import Measurement  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    body = [tuple(row) for row in rows]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, name in enumerate(columns):
-        is_right = all(_is_figure(row[position]) for row in body)
-        table.add_column(name, justify="right" if is_right else "left", overflow="fold")
+    body = [[_cell(value) for value in row] for row in rows]
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, cells in zip(columns, zip(*body, strict=True) if body else ((),) * len(columns), strict=True):
+        width = max(map(len, (name, *cells)))
+        is_figure = all(_FIGURE.fullmatch(cell) for cell in cells)
+        justify: Literal["right", "left"] = "right" if is_figure else "left"
+        table.add_column(name, justify=justify, min_width=min(width, _FOLDED_FROM), overflow="fold")
     for row in body:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console(file=sys.stdout, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
+        table.add_row(*map(Text, row))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED)
+    least = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), table).minimum
+    console.width = max(console.width, least)
     console.print(table)
 
 
 def local_time(created_at: float) -> str:
-    """Write seconds since the epoch as this machine's local ISO time, to the millisecond."""
-    return datetime.fromtimestamp(created_at, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
+    """Write seconds since the epoch as this machine's local ISO time, to the second and without the zone."""
+    return (
+        datetime.fromtimestamp(created_at, UTC).astimezone().replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+    )
 
 
 def percent(fraction: float | None) -> str:
@@ -52,10 +60,6 @@ def percent(fraction: float | None) -> str:
 def number(value: float | None, digits: int = 1) -> str:
     """Write a number with grouped thousands; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _is_figure(value: Cell) -> bool:
-    return not isinstance(value, str) or re.fullmatch(r"-|[\d.,]+( %)?", value) is not None
 
 
 def _cell(value: Cell) -> str:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from common.errors import StoreError
 from common.store.migrations import current_version, refuse_newer, upgrade
 
+Engine = sa.Engine  # for those who pass one on without knowing SQLAlchemy
 Synchronous = Literal["NORMAL", "FULL"]  # NORMAL may lose the last commits at a power cut, but never breaks the file
 _BUSY_TIMEOUT_MS = 5000
 _JOURNAL_LIMIT_BYTES = 64 * 2**20  # what a checkpoint leaves of a write-ahead log that a long reader let grow
-_READ_CACHE_KIB = 64 * 1024
+_CACHE_KIB = 32 * 1024  # of pages; request ids fall anywhere in their index
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def writable_log(url: str, *, synchronous: Synchronous = "NORMAL") -> Iterator[s
     try:
         with storing(engine):
             upgrade(engine)
+            _keep_write_ahead_log(engine)
         yield engine
     finally:
         engine.dispose()
@@ -97,6 +99,10 @@ def _create(url: sa.URL, *, read_only: bool, synchronous: Synchronous = "NORMAL"
         return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as exc:
         raise StoreError(f"log.url {_name(url)}: needs the package {exc.name!r}; pip install {exc.name}") from exc
+    except sa.exc.NoSuchModuleError as exc:
+        raise StoreError(
+            f"log.url {_name(url)}: SQLAlchemy knows no {url.drivername!r}; try postgresql+psycopg"
+        ) from exc
 
 
 def _sqlite(url: sa.URL, *, read_only: bool, synchronous: Synchronous) -> sa.Engine:
@@ -112,10 +118,9 @@ def _sqlite(url: sa.URL, *, read_only: bool, synchronous: Synchronous) -> sa.Eng
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if read_only:
-            connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB}")
             return
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -125,6 +130,13 @@ def _sqlite(url: sa.URL, *, read_only: bool, synchronous: Synchronous) -> sa.Eng
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _keep_write_ahead_log(engine: sa.Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    with closing(engine.raw_connection()) as connection:  # outside a transaction; the file remembers it
+        connection.cursor().execute("PRAGMA journal_mode = WAL")
 
 
 def _file(url: sa.URL) -> Path:

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from types import TracebackType
 from typing import Self
 
@@ -113,7 +114,7 @@ class RequestLogWriter:
 
     def _run(self) -> None:
         try:
-            while batch := self._next_batch():
+            while not self._giving_up.is_set() and (batch := self._next_batch()):
                 self._commit(batch)
         except Exception as exc:  # whatever it is, the log's owner must learn of it
             self._cause = exc
@@ -170,10 +171,19 @@ def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]
         del by_id[known]
     rows = [row for row, _ in by_id.values()]
     hops = [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_]
-    if rows:
-        connection.execute(_INSERT_REQUEST[connection.dialect.name], rows)
-    if hops:
-        connection.execute(_INSERT_HOP[connection.dialect.name], hops)
+    _insert(connection, _INSERT_REQUEST, rows)
+    _insert(connection, _INSERT_HOP, hops)
+
+
+def _insert(connection: sa.Connection, statements: dict[str, sa.Insert], rows: list[Row]) -> None:
+    """Hand the rows to the driver as they are: SQLAlchemy's care for each costs as much as SQLite's insert."""
+    if not rows:
+        return
+    compiled = statements[connection.dialect.name].compile(dialect=connection.dialect)
+    if compiled.positiontup is None:  # the driver takes names
+        connection.exec_driver_sql(compiled.string, rows)
+    else:
+        connection.exec_driver_sql(compiled.string, list(map(itemgetter(*compiled.positiontup), rows)))
 
 
 _INSERT_REQUEST = {

@@ -78,6 +78,11 @@ class Agent:
     ) -> None:
         self._resources.__exit__(kind, error, trace)
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened so far: answers by reason, retries, refusals, duplicates, and what the transport counts."""
+        return {**self._settler.counters, **self.transport.counters()}
+
     def classify(self, text: str, pair: str | None = None) -> Answer:
         """Answer one text; takes at most the budget, or the device's own time if that is longer.
 

@@ -53,7 +53,8 @@ class LayerSegment:
     def run(self, hidden_states: Hidden, attention_mask: Ids) -> SegmentOutput:
         """Carry [B, S, H] through the span; mask [B, S], 1 = token."""
         hidden, logits, pooled = self._session.run(
-            ["hidden_states", "logits", "pooled"], {"hidden_states": hidden_states, "attention_mask": attention_mask}
+            ["next_hidden_states", "logits", "pooled"],
+            {"hidden_states": hidden_states, "attention_mask": attention_mask},
         )
         return SegmentOutput(hidden_states=hidden, logits=logits, pooled=pooled)
 

@@ -1,0 +1,206 @@
+"""Brokers for all tests: a real Mosquitto, the embedded one, and both by turns."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from common.config.settings import Mqtt
+from common.transport.embedded import EmbeddedBroker
+from common.transport.loopback import LoopbackBroker, LoopbackTransport
+from common.transport.mqtt import MqttTransport
+
+pytest_plugins = ["tiny"]
+START_LIMIT_S = 10.0
+
+
+class NetworkBroker:
+    """A broker on a loopback port that can be stopped and started again on the same port."""
+
+    name = "?"
+    has_groups = False
+    host = "127.0.0.1"
+
+    def __init__(self) -> None:
+        self.port = free_port()
+
+    def settings(self, **overrides: Any) -> Mqtt:
+        """Give the settings that lead here."""
+        return Mqtt(host=self.host, port=self.port, **overrides)
+
+    def transport(self, client_id: str, *, presence: Any = None, on_fatal: Any = None, **overrides: Any) -> Any:
+        """Make a transport that is not entered yet."""
+        return MqttTransport(self.settings(**overrides), client_id=client_id, presence=presence, on_fatal=on_fatal)
+
+    def vanish(self, transport: Any) -> None:
+        """Cut a transport's connection without a word."""
+        transport._link._client.socket().shutdown(socket.SHUT_RDWR)
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Mosquitto(NetworkBroker):
+    """The real thing, as installed."""
+
+    name = "mosquitto"
+    has_groups = True
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        """Write the configuration; ``lines`` come after the listener and replace ``allow_anonymous true``."""
+        super().__init__()
+        self._config = folder / f"mosquitto-{self.port}.conf"
+        user = pwd.getpwuid(os.geteuid()).pw_name  # else root's Mosquitto becomes another user and reads no files here
+        options = [*(lines or ("allow_anonymous true",)), "set_tcp_nodelay true", f"user {user}"]
+        self._config.write_text("\n".join([f"listener {self.port} {self.host}", *options, ""]))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [mosquitto_path(), "-c", str(self._config)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until_listening(self.host, self.port)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(START_LIMIT_S)
+            self._process = None
+
+
+class Embedded(NetworkBroker):
+    """amqtt in this process."""
+
+    name = "embedded"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._broker: EmbeddedBroker | None = None
+
+    def start(self) -> None:
+        self._broker = EmbeddedBroker(self.host, self.port).__enter__()
+
+    def stop(self) -> None:
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+
+class Loopback:
+    """The in-process broker behind the same handles."""
+
+    name = "loopback"
+    has_groups = True
+
+    def __init__(self) -> None:
+        self._broker = LoopbackBroker()
+        self._broker.is_running = False
+
+    def transport(self, client_id: str, *, presence: Any = None, **overrides: Any) -> Any:
+        """Make a transport that is not entered yet."""
+        self._broker.max_packet_bytes = overrides.get("max_packet_bytes", self._broker.max_packet_bytes)
+        max_outbox = overrides.get("max_outbox", 1024)
+        return LoopbackTransport(self._broker, client_id=client_id, presence=presence, max_outbox=max_outbox)
+
+    def vanish(self, transport: Any) -> None:
+        """End a transport without a word."""
+        transport.kill()
+
+    def start(self) -> None:
+        self._broker.start()
+
+    def stop(self) -> None:
+        self._broker.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def free_port() -> int:
+    """Find a loopback port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_listening(host: str, port: int, limit_s: float = START_LIMIT_S) -> None:
+    """Return once somebody accepts connections."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)) == 0:
+                return
+        time.sleep(0.01)
+    pytest.fail(f"nothing listens on {host}:{port} after {limit_s} s")
+
+
+def mosquitto_path() -> str:
+    """Find Mosquitto, or skip the test; in CI its lack is a failure."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        message = "needs the MQTT broker Mosquitto, which is not installed (Debian: apt-get install mosquitto)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture
+def make_mosquitto(tmp_path: Path) -> Callable[..., Mosquitto]:
+    """Make a Mosquitto that is not started yet, with lines of configuration of one's own."""
+    mosquitto_path()
+    return lambda *lines: Mosquitto(tmp_path, *lines)
+
+
+@pytest.fixture
+def mosquitto(make_mosquitto: Callable[..., Mosquitto]) -> Iterator[Mosquitto]:
+    """A real Mosquitto on a free loopback port; mark the test ``broker``."""
+    with make_mosquitto() as running:
+        yield running
+
+
+@pytest.fixture
+def embedded_broker() -> Iterator[Embedded]:
+    """The embedded broker on a free loopback port."""
+    with Embedded() as running:
+        yield running
+
+
+@pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.broker)])
+def any_broker(request: pytest.FixtureRequest) -> NetworkBroker:
+    """Each broker that other processes can reach."""
+    name = "embedded_broker" if request.param == "embedded" else request.param
+    broker: NetworkBroker = request.getfixturevalue(name)
+    return broker
+
+
+@pytest.fixture(params=["loopback", "embedded", pytest.param("mosquitto", marks=pytest.mark.broker)])
+def medium(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each way to bring messages from one transport to another."""
+    if request.param == "loopback":
+        with Loopback() as running:
+            yield running
+    else:
+        name = "embedded_broker" if request.param == "embedded" else request.param
+        yield request.getfixturevalue(name)

@@ -1,0 +1,101 @@
+"""A device with an edge and a cloud worker on the in-process broker."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.config.settings import DeviceLimits, DeviceLog, DeviceSettings, Model, Mqtt, Node, Routing, Worker
+from common.engine.escalation import Escalation
+from common.engine.pipeline import Pipeline
+from common.engine.choice import routing_table
+from common.model.bundle import Bundle, derive, open_bundle
+from common.model.manifest import ROUTING_FILE
+from common.routing.policies import ConfidenceCascade
+from common.service.lifecycle import Stopping
+from common.service.runner import Runner
+from common.service.worker import Identity, TierWorker
+from common.transport.contract import Inbox
+from common.transport.loopback import LoopbackBroker, LoopbackTransport
+from common.types import Record, Tier
+from common.wire import codec
+from common.wire.messages import LogRecord, Receipt
+from common.wire.topics import Topics
+from device_agent.agent import Agent
+from device_agent.build import start_agent
+
+TOPICS = Topics("home")
+
+
+class Site:
+    """Tiers in one process, started as a test needs them."""
+
+    def __init__(self, bundle: Bundle, stack: ExitStack) -> None:
+        self.broker = LoopbackBroker()
+        self.bundle = bundle
+        self.records: list[Record] = []
+        self._stack = stack
+
+    def transport(self, client_id: str) -> LoopbackTransport:
+        return self._stack.enter_context(LoopbackTransport(self.broker, client_id=client_id))
+
+    def start_tier(self, tier: Tier, *, thresholds: dict[int, float] | None = None) -> TierWorker:
+        """Start a worker that exits by ``thresholds``, by default never before its end."""
+        manifest = self.bundle.manifest
+        policy = ConfidenceCascade(thresholds=thresholds or {})
+        pipeline = Pipeline(self.bundle, policy, depth=manifest.depths.of(tier))
+        transport = self.transport(str(tier))
+        identity = Identity(tier=tier, node=f"{tier}-1", topics=TOPICS, manifest=manifest)
+        escalation = Escalation(manifest, "int8") if tier is Tier.EDGE else None
+        worker = TierWorker(
+            identity, pipeline, transport, escalation=escalation, max_remembered=Worker().max_remembered
+        )
+        inbox = Inbox(100)
+        transport.subscribe(TOPICS.request(tier), inbox, group=str(tier))
+        self._stack.enter_context(Runner("inference", inbox, worker, Stopping()))
+        return worker
+
+    def start_recorder(self) -> None:
+        """Receipt every record and keep it in ``records``."""
+        transport, inbox = self.transport("recorder"), Inbox(10_000)
+        transport.subscribe(TOPICS.log, inbox)
+        self._stack.enter_context(Runner("recorder", inbox, _Receipting(transport, self.records), Stopping()))
+
+    def start_device(self, *, policy: str = "unsure", **limits: Any) -> Agent:
+        settings = DeviceSettings(
+            node=Node(id="pi-1"),
+            mqtt=Mqtt(),
+            model=Model(bundle=str(self.bundle.directory)),
+            routing=Routing(policy=policy),
+            device=DeviceLimits(**{"budget_ms": 5000.0, **limits}),
+            log=DeviceLog(keep_text=True, drain_s=5.0),
+        )
+        return self._stack.enter_context(start_agent(settings, Stopping(), self.transport("pi-1")))
+
+
+class _Receipting:
+    def __init__(self, transport: LoopbackTransport, records: list[Record]) -> None:
+        self._transport = transport
+        self._records = records
+
+    def handle(self, deliveries: list[Any]) -> None:
+        for delivery in deliveries:
+            message = codec.decode(delivery.payload)
+            assert isinstance(message, LogRecord)
+            self._records.append(message.record)
+            receipt = Receipt(request_ids=(message.record.answer.request_id,))
+            self._transport.publish(TOPICS.outcome("pi-1"), codec.encode(receipt))
+
+
+@pytest.fixture
+def site(tiny_bundle: Path, tmp_path: Path) -> Iterator[Site]:
+    """A site whose device escalates everything, unless a policy by name says otherwise."""
+    source = open_bundle(tiny_bundle)
+    table = routing_table(source)
+    unsure = msgspec.structs.replace(table, policies={**table.policies, "unsure": ConfidenceCascade(thresholds={})})
+    bundle = derive(source, tmp_path / "bundle", {ROUTING_FILE: msgspec.json.encode(unsure)})
+    with ExitStack() as stack:
+        yield Site(bundle, stack)

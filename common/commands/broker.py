@@ -5,6 +5,7 @@ import threading
 
 import typer
 
+from common.errors import DimeeError
 from common.transport.embedded import EmbeddedBroker
 
 app = typer.Typer(no_args_is_help=True, help="Run the embedded MQTT broker.")
@@ -22,8 +23,16 @@ def run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. Example: dimee broker run --port 18830."""
     stopping = threading.Event()
+    crashes: list[DimeeError] = []
+
+    def crash(failure: DimeeError) -> None:
+        crashes.append(failure)
+        stopping.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    with EmbeddedBroker(host, port) as running:
+    with EmbeddedBroker(host, port, on_fatal=crash) as running:
         typer.echo(f"broker listens on {running.host}:{running.port}; stop it with Ctrl-C")
         stopping.wait()
+    if crashes:
+        raise crashes[0]

@@ -51,7 +51,7 @@ class Attempts:
 
     def unreachable(self, error: OSError) -> None:
         """Note that nobody answered."""
-        self._tenure.broker_was_away()
+        self._tenure.has_other_cause()
         self._complain(str(error))
 
     def refused(self, refusal: Refused) -> bool:
@@ -78,8 +78,12 @@ class Attempts:
         self._complain(f"closed before it answered: {loss.reason}")
         return self._versions.closed_early()
 
-    def lost(self, loss: Lost) -> None:
+    def lost(self, loss: Lost, *, is_provoked: bool) -> None:
         """Note the loss of a connection.
+
+        Args:
+            loss: What is known of it.
+            is_provoked: A message in flight may be the reason.
 
         Raises:
             ConfigError: Another process uses the client id, and was there first.
@@ -87,7 +91,9 @@ class Attempts:
         now = time.monotonic()
         if self._tenure.has_held(now):
             self._backoff.reset()
-        if self._tenure.must_yield(now, is_taken_over=loss.is_taken_over):
+        if is_provoked:
+            self._tenure.has_other_cause()
+        elif self._tenure.must_yield(now, is_taken_over=loss.is_taken_over):
             raise ConfigError(
                 f"client id {self._login.client_id!r} is in use at {self._login.broker} by another process, "
                 "which was there first; stop one of the two, or give this one another node.id"

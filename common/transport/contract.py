@@ -113,7 +113,8 @@ class Transport(Protocol):
     def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
         """Bring what is published on ``topic`` (``+`` and ``#`` allowed) into ``inbox``, now and after reconnects.
 
-        Subscriptions made before the transport is entered are in force before presence says online.
+        Subscriptions made before the transport is entered are in force before presence says online. Delivery is at
+        least once; where a transport's own filters overlap, a message may come once for each.
 
         Args:
             topic: Topic filter.

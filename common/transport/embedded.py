@@ -5,14 +5,16 @@ loopback addresses alone.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DimeeError, TransportError
 
 _LOGGER = logging.getLogger(__name__)
 _LISTENER = "default"
@@ -33,12 +35,15 @@ _CONFIG: dict[str, Any] = {
 class EmbeddedBroker:
     """A broker that runs while it is entered."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 1883) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 1883, *, on_fatal: Callable[[DimeeError], None] | None = None
+    ) -> None:
         """Prepare without listening.
 
         Args:
             host: A loopback address or ``localhost``.
             port: 0 lets the system choose; ``port`` tells after entering.
+            on_fatal: Told on the broker's thread when it crashed.
 
         Raises:
             ConfigError: The address is not loopback, or amqtt is not installed.
@@ -50,6 +55,7 @@ class EmbeddedBroker:
             )
         self.host = host
         self.port = port
+        self._on_fatal = on_fatal
         self._make_broker = _broker_factory()
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,8 +87,11 @@ class EmbeddedBroker:
 
     def stop(self) -> None:
         """Close all connections and the port; harmless when it is done already."""
-        if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.ident is None:
+            return
+        if self._loop is not None and self._stopping is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(_STOP_LIMIT_S)
         if self._thread.is_alive():
             _LOGGER.error("embedded broker on port %d did not stop within %.0f s", self.port, _STOP_LIMIT_S)
@@ -96,33 +105,59 @@ class EmbeddedBroker:
             self._failure = exc
             if self._ready.is_set():
                 _LOGGER.exception("embedded broker on port %d crashed", self.port)
+                if self._on_fatal is not None:
+                    self._on_fatal(TransportError(f"embedded broker on port {self.port} crashed: {exc!r}"))
         finally:
             self._ready.set()
 
     async def _serve(self) -> None:
-        from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415 - an optional extra
-
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_log_quietly)
         broker = self._make_broker()
+        door = _Door(broker)
+        await broker.start()
+        server = await asyncio.start_server(door.take_in, sock=self._listening)
+        self._ready.set()
+        await self._stopping.wait()
+        server.close()
+        await door.clear()  # first: amqtt's shutdown can wait for ever for a reader that swallowed its cancellation
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(broker.shutdown(), _CLOSE_LIMIT_S)
 
-        async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            # asyncio does this only for sockets that name their protocol, and accepted ones do not
-            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+class _Door:
+    """Takes clients in for a broker, and puts them out at the end."""
+
+    def __init__(self, broker: Any) -> None:
+        self._broker = broker
+        self._clients: dict[asyncio.Task[Any] | None, asyncio.StreamWriter] = {}
+
+    async def take_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one client to its end."""
+        from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415 - an optional extra
+
+        # asyncio does this only for sockets that name their protocol, and accepted ones do not
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._clients[asyncio.current_task()] = writer
+        try:
             opening = await _opening(reader)
             if opening is None or opening[-1] != _LEVEL_V311:
                 writer.write(_VERSION_REFUSED)
                 writer.close()
-                return
-            await broker.external_connected(_Replayed(opening, reader), StreamWriterAdapter(writer), _LISTENER)
+            else:
+                await self._broker.external_connected(
+                    _Replayed(opening, reader), StreamWriterAdapter(writer), _LISTENER
+                )
+        finally:
+            del self._clients[asyncio.current_task()]
 
-        await broker.start()
-        server = await asyncio.start_server(serve_client, sock=self._listening)
-        self._ready.set()
-        await self._stopping.wait()
-        server.close()
-        await broker.shutdown()
-        await _clients_gone()
+    async def clear(self) -> None:
+        """Close every connection and give the clients' tasks a moment to see it."""
+        tasks = [task for task in self._clients if task is not None]
+        for writer in self._clients.values():
+            writer.transport.abort()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_LIMIT_S)
 
 
 def _broker_factory() -> Any:
@@ -202,13 +237,6 @@ class _Replayed:
     def feed_eof(self) -> None:
         """Pass the end on."""
         self._reader.feed_eof()
-
-
-async def _clients_gone() -> None:
-    """Give the clients' tasks a moment to see their closed connections; what is left is cancelled with the loop."""
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    if others:
-        await asyncio.wait(others, timeout=_CLOSE_LIMIT_S)
 
 
 def _log_quietly(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -210,7 +210,7 @@ class MqttTransport:
             case Lost() if self._link is None:
                 return self._attempts.lost_early(end)
             case Lost():
-                self._attempts.lost(end)
+                self._attempts.lost(end, is_provoked=self._outbox.is_repeating)
         return False
 
     def _step(self, link: Link, timeout: float) -> Refused | Lost | None:
@@ -274,7 +274,7 @@ class MqttTransport:
         if link is None or self._limits is None or not self._online.is_set():
             return
         window = min(_MAX_WINDOW, self._limits.max_in_flight)
-        while self._outbox.num_in_flight < window and (message := self._outbox.take()) is not None:
+        while self._outbox.may_send(window) and (message := self._outbox.take()) is not None:
             packet_id = link.send(message)
             if packet_id is None:
                 self._outbox.put_first(message)

@@ -81,8 +81,8 @@ class Tenure:
         self._first_online = now if self._first_online is None else self._first_online
         self._online_since = now
 
-    def broker_was_away(self) -> None:
-        """Note a failed attempt: then closed connections say nothing about the id."""
+    def has_other_cause(self) -> None:
+        """Note a failed attempt or a suspect message: then closed connections say nothing about the id."""
         self._brief_links = 0
 
     def has_held(self, now: float) -> bool:

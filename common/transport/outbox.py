@@ -9,6 +9,7 @@ from common.errors import TransportError
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_LOSSES = 5  # connections that may die under a message before it is taken for the cause
+_SUSPECT_AFTER = 2  # losses after which a message goes alone, so that it takes no other down with it
 _OVERHEAD_BYTES = 32  # fixed header, topic length, packet id and our properties, rounded up
 
 
@@ -84,6 +85,18 @@ class Outbox:
     def put_first(self, message: Outgoing) -> None:
         """Take a message that goes before all others and counts against no bound."""
         self._waiting.appendleft(message)
+
+    def may_send(self, window: int) -> bool:
+        """Whether a message waits and may go now: within the window, and a suspect only alone."""
+        if not self._waiting or len(self._in_flight) >= window:
+            return False
+        oldest = next(iter(self._in_flight.values()), None)
+        return oldest is None or max(oldest.losses, self._waiting[0].losses) < _SUSPECT_AFTER
+
+    @property
+    def is_repeating(self) -> bool:
+        """Whether something in flight has seen a connection die before, and may be the cause."""
+        return any(message.losses for message in self._in_flight.values())
 
     def take(self) -> Outgoing | None:
         """Give the next message that is still worth sending and fits, or None."""

@@ -1,0 +1,203 @@
+"""What every transport promises, over loopback, the embedded broker and Mosquitto."""
+
+import queue
+from typing import Any
+
+import pytest
+
+from common.errors import TransportError
+from common.transport.contract import Inbox, Presence
+
+LIMIT_S = 10.0
+
+
+class Announcer:
+    """A presence whose every 'online' can be waited for."""
+
+    def __init__(self, topic: str) -> None:
+        self.came_online: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.presence = Presence(topic=topic, online=self._online, stopped=lambda: b"stopped", gone=b"offline")
+
+    def _online(self) -> bytes:
+        self.came_online.put(None)
+        return b"online"
+
+
+def payload_of(inbox: Inbox) -> bytes:
+    delivery = inbox.get(LIMIT_S)
+    assert delivery is not None, "nothing came"
+    return delivery.payload
+
+
+def test_a_message_comes_back_as_it_was_sent(medium: Any) -> None:
+    inbox = Inbox(8)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender")
+    receiver.subscribe("site/request", inbox)
+
+    with receiver, sender:
+        assert receiver.wait_connected(LIMIT_S)
+        sender.publish("site/request", bytes(range(256)) * 400, expiry_s=30)
+        delivery = inbox.get(LIMIT_S)
+
+    assert delivery is not None
+    assert delivery.topic == "site/request"
+    assert delivery.payload == bytes(range(256)) * 400
+    assert sender.counters()["sent"] >= 1
+    assert receiver.counters()["received"] == 1
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_messages_of_one_sender_keep_their_order(medium: Any, qos: int) -> None:
+    inbox = Inbox(1000)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender")
+    receiver.subscribe("site/+/request", inbox)
+
+    with receiver, sender:
+        assert receiver.wait_connected(LIMIT_S)
+        for number in range(300):
+            sender.publish("site/edge/request", str(number).encode(), qos=qos)
+        received = [int(payload_of(inbox)) for _ in range(300)]
+
+    assert received == list(range(300))
+
+
+def test_a_later_subscriber_sees_who_is_online_and_who_left(medium: Any) -> None:
+    inbox = Inbox(8)
+    announcer = Announcer("site/status/edge/a")
+    watcher, node = medium.transport("watcher"), medium.transport("node", presence=announcer.presence)
+
+    with watcher:
+        with node:
+            announcer.came_online.get(timeout=LIMIT_S)
+            assert watcher.wait_connected(LIMIT_S)
+            watcher.subscribe("site/status/+/a", inbox)
+            assert payload_of(inbox) == b"online"
+        last = payload_of(inbox)
+        while last == b"online":  # it may come twice: as published, and as retained
+            last = payload_of(inbox)
+        assert last == b"stopped"
+
+
+def test_the_last_will_speaks_for_a_node_that_vanished(medium: Any) -> None:
+    inbox = Inbox(8)
+    announcer = Announcer("site/status/edge/a")
+    watcher, node = medium.transport("watcher"), medium.transport("node", presence=announcer.presence)
+    watcher.subscribe("site/status/+/+", inbox)
+
+    with watcher, node:
+        assert watcher.wait_connected(LIMIT_S)
+        assert payload_of(inbox) == b"online"
+        medium.vanish(node)
+        assert payload_of(inbox) == b"offline"
+
+
+def test_subscriptions_and_presence_return_after_the_broker_did(medium: Any) -> None:
+    requests, statuses = Inbox(8), Inbox(8)
+    announcers = Announcer("site/status/edge/a"), Announcer("site/status/edge/b")
+    node = medium.transport("node", presence=announcers[0].presence)
+    other = medium.transport("other", presence=announcers[1].presence)
+    node.subscribe("site/request", requests)
+
+    with node, other:
+        for announcer in announcers:
+            announcer.came_online.get(timeout=LIMIT_S)
+        medium.stop()
+        medium.start()
+        for announcer in announcers:
+            announcer.came_online.get(timeout=LIMIT_S)
+
+        other.publish("site/request", b"after")
+        assert payload_of(requests) == b"after"
+        other.subscribe("site/status/edge/a", statuses)
+        assert payload_of(statuses) == b"online"
+        assert node.counters()["reconnects"] == 1
+
+
+def test_what_is_sent_before_the_broker_runs_arrives_once_it_does(medium: Any) -> None:
+    medium.stop()
+    inbox = Inbox(8)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender")
+    receiver.subscribe("site/request", inbox)
+
+    with receiver, sender:
+        assert not sender.is_connected
+        for number in range(3):
+            receiver.publish("site/request", str(number).encode())
+        receiver.publish("site/request", b"stale", expiry_s=0.0)
+        medium.start()
+
+        assert [payload_of(inbox) for _ in range(3)] == [b"0", b"1", b"2"]
+        assert receiver.counters()["dropped_expired"] == 1
+
+
+def test_the_outbox_refuses_more_than_its_bound_while_offline(medium: Any) -> None:
+    medium.stop()
+
+    with medium.transport("sender", max_outbox=3) as sender:
+        for _ in range(3):
+            sender.publish("site/request", b"kept")
+        with pytest.raises(TransportError, match="3 unacknowledged"):
+            sender.publish("site/request", b"one too many")
+
+        assert sender.counters()["refused_outbox_full"] == 1
+
+
+def test_a_message_over_the_limit_is_refused_and_the_next_one_flows(medium: Any) -> None:
+    inbox = Inbox(8)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender", max_packet_bytes=20_000)
+    receiver.subscribe("site/request", inbox)
+
+    with receiver, sender:
+        assert receiver.wait_connected(LIMIT_S)
+        with pytest.raises(TransportError, match="20000 bytes"):
+            sender.publish("site/request", bytes(20_000))
+        sender.publish("site/request", b"small")
+
+        assert payload_of(inbox) == b"small"
+        assert sender.counters()["refused_too_large"] == 1
+
+
+def test_a_group_shares_the_work_where_the_broker_can_and_else_each_gets_all(medium: Any) -> None:
+    inboxes = Inbox(100), Inbox(100)
+    workers = medium.transport("worker-0"), medium.transport("worker-1")
+    for worker, inbox in zip(workers, inboxes, strict=True):
+        worker.subscribe("site/request", inbox, group="workers")
+
+    with workers[0], workers[1], medium.transport("sender") as sender:
+        assert all(worker.wait_connected(LIMIT_S) for worker in workers)
+        for number in range(40):
+            sender.publish("site/request", str(number).encode())
+        size = 20 if medium.has_groups else 40
+        shares = [[int(payload_of(inbox)) for _ in range(size)] for inbox in inboxes]
+
+    expected = list(range(40)) if medium.has_groups else sorted([*range(40)] * 2)
+    assert sorted(shares[0] + shares[1]) == expected
+
+
+def test_leaving_closes_the_inboxes_after_what_was_accepted(medium: Any) -> None:
+    inbox = Inbox(8)
+    node = medium.transport("node")
+    node.subscribe("site/request", inbox)
+
+    with node:
+        assert node.wait_connected(LIMIT_S)
+        node.publish("site/request", b"last")
+        first = payload_of(inbox)
+
+    assert first == b"last"
+    assert inbox.get(LIMIT_S) is None
+    assert inbox.is_drained
+    with pytest.raises(TransportError, match="closed"):
+        node.publish("site/request", b"too late")
+
+
+@pytest.mark.parametrize("topic", ["", "a/+", "a/#", "nul\0"])
+def test_a_topic_that_cannot_be_published_to_is_refused(medium: Any, topic: str) -> None:
+    with medium.transport("node") as node, pytest.raises(ValueError, match="cannot be published"):
+        node.publish(topic, b"")
+
+
+@pytest.mark.parametrize("topic", ["", "a/#/b", "a+", "a/b#"])
+def test_a_wrong_topic_filter_is_refused(medium: Any, topic: str) -> None:
+    with pytest.raises(ValueError, match="no topic filter"):
+        medium.transport("node").subscribe(topic, Inbox(1))

@@ -1,0 +1,125 @@
+"""The main job by its command: three tiers as processes, over both brokers, and nothing left behind."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+DEMO = [sys.executable, "-m", "common.cli", "demo"]
+
+
+def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [*DEMO, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+
+def left_behind() -> list[str]:
+    """Processes of dimee that outlived their demo, and its temporary folders."""
+    folders = [str(path) for path in Path(tempfile.gettempdir()).glob("dimee-demo-*")]
+    processes = [
+        path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if b"DIMEE_MQTT__SITE=demo-" in _read(path)
+    ]
+    return folders + processes
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("mosquitto", marks=pytest.mark.broker)])
+def test_every_sentence_is_answered_once_and_logged_once(broker: str, tmp_path: Path, request: Any) -> None:
+    if broker == "mosquitto":
+        request.getfixturevalue("make_mosquitto")  # skips, or fails in CI, where there is none
+    log = tmp_path / "log.sqlite"
+
+    done = run_demo("--json", "--broker", broker, "--log", log)
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["samples"] == report["answered"] >= 300
+    assert set(report["tiers"]) == {"device", "edge", "cloud"}
+    assert report["accuracy"] > 0.8
+    assert report["cost"]["reduction"] > 0
+    with sqlite3.connect(log) as database:
+        assert database.execute("select count(*), count(distinct request_id) from request_log").fetchone() == (
+            report["samples"],
+            report["samples"],
+        )
+    assert left_behind() == []
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [*DEMO, "--rate", "20", "--log", str(tmp_path / "log.sqlite")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        _wait_for_requests(tmp_path / "log.sqlite", demo)
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)
+
+    assert demo.returncode != 0
+    assert left_behind() == []
+
+
+def _wait_for_requests(log: Path, demo: subprocess.Popen[bytes]) -> None:
+    from common.service.lifecycle import Stopping
+
+    pause = Stopping()
+    for _ in range(600):
+        assert demo.poll() is None
+        if log.exists():
+            with sqlite3.connect(log) as database:
+                tables = database.execute("select count(*) from sqlite_master where name = 'request_log'").fetchone()
+                if tables[0] and database.execute("select count(*) from request_log").fetchone()[0]:
+                    return
+        pause.wait(0.1)
+    pytest.fail("no request was logged within 60 s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--input", "/nowhere.tsv"], "/nowhere.tsv: no such file"),
+        (["--bundle", "/nowhere"], "'/nowhere' is no directory"),
+        (["--broker", "carrier-pigeon"], "'carrier-pigeon' is neither embedded, mosquitto, nor HOST:PORT"),
+        (["--log", "/nowhere/log.sqlite"], "/nowhere/log.sqlite: its directory does not exist"),
+        (["--policy", "none-such"], "'none-such' is not one of"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(arguments: list[str], said: str) -> None:
+    done = run_demo(*arguments)
+
+    assert done.returncode == 2
+    assert said in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_plain_lines_need_no_labels(tmp_path: Path) -> None:
+    lines = tmp_path / "texts.txt"
+    lines.write_text("a fine film\n\nnot my kind of evening\n", encoding="utf-8")
+
+    done = run_demo("--json", "--input", lines)
+
+    report = json.loads(done.stdout)
+    assert (report["samples"], report["answered"], report["accuracy"]) == (2, 2, None)
+
+
+def test_a_device_process_never_imports_torch() -> None:
+    code = (
+        "import sys, device_agent.cli, device_agent.build, common.cli.root; "
+        "print([name for name in ('torch', 'transformers', 'onnx', 'amqtt') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+
+    assert done.stdout.strip() == "[]"

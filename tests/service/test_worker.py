@@ -1,0 +1,141 @@
+"""A tier answers, escalates or refuses; no message stops it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from common.engine.escalation import Escalation
+from common.engine.pipeline import Pipeline, State
+from common.model.bundle import open_bundle
+from common.routing.policies import ConfidenceCascade
+from common.service.worker import Identity, TierWorker
+from common.transport.contract import Delivery, Inbox
+from common.transport.loopback import LoopbackBroker, LoopbackTransport
+from common.types import Tier
+from common.wire import codec
+from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, Tensor
+from common.wire.topics import Topics
+
+TOPICS = Topics("home")
+
+
+class Bench:
+    """An edge worker, and ears for all it says."""
+
+    def __init__(self, bundle: Path, transport: LoopbackTransport, *, max_remembered: int = 100) -> None:
+        self.bundle = open_bundle(bundle)
+        self.inbox = Inbox(1000)
+        transport.subscribe("dimee/#", self.inbox)
+        manifest = self.bundle.manifest
+        pipeline = Pipeline(self.bundle, ConfidenceCascade(thresholds={2: 0.0}), depth=2)
+        self.worker = TierWorker(
+            Identity(tier=Tier.EDGE, node="edge-1", topics=TOPICS, manifest=manifest),
+            pipeline,
+            transport,
+            escalation=Escalation(manifest, "int8"),
+            max_remembered=max_remembered,
+        )
+
+    def request(self, number: int = 1, **changes: Any) -> HiddenStates:
+        state = State(hidden_states=np.ones((4, 16), np.float32), layers_run=1, predictions=(0,))
+        message = Escalation(self.bundle.manifest, "int8").pack(f"r{number}", "pi-1", state, budget_ms=1e6, hops=())
+        return msgspec.structs.replace(message, **changes)
+
+    def say(self, *payloads: bytes, waited_s: float = 0.0) -> list[Message]:
+        import time
+
+        at = time.monotonic() - waited_s
+        self.worker.handle([Delivery(TOPICS.request(Tier.EDGE), payload, at) for payload in payloads])
+        return [codec.decode(delivery.payload) for delivery in self.inbox.get_batch(1000, 0) or ()]
+
+
+@pytest.fixture
+def bench(tiny_bundle: Path) -> Any:
+    with LoopbackTransport(LoopbackBroker(), client_id="edge-1") as transport:
+        yield Bench(tiny_bundle, transport)
+
+
+def test_a_request_is_answered_with_its_hop(bench: Bench) -> None:
+    (outcome,) = bench.say(codec.encode(bench.request()))
+
+    assert isinstance(outcome, Outcome)
+    (hop,) = outcome.hops
+    assert (hop.tier, hop.node, hop.start, hop.end) == (Tier.EDGE, "edge-1", 1, 2)
+    assert hop.received_bytes == len(codec.encode(bench.request()))
+
+
+def test_requests_that_wait_together_are_answered_each(bench: Bench) -> None:
+    outcomes = bench.say(*(codec.encode(bench.request(number)) for number in range(5)))
+
+    assert sorted(outcome.request_id for outcome in outcomes if isinstance(outcome, Outcome)) == [
+        f"r{n}" for n in range(5)
+    ]
+
+
+def test_a_repeated_request_is_answered_again_and_not_computed_again(bench: Bench) -> None:
+    payload = codec.encode(bench.request())
+
+    first, second = bench.say(payload)[0], bench.say(payload)[0]
+
+    assert first == second
+    assert (bench.worker.counters["answered"], bench.worker.counters["repeated"]) == (1, 1)
+
+
+def test_memory_of_answers_is_bounded(tiny_bundle: Path) -> None:
+    with LoopbackTransport(LoopbackBroker(), client_id="edge-1") as transport:
+        bench = Bench(tiny_bundle, transport, max_remembered=2)
+        for number in range(5):
+            bench.say(codec.encode(bench.request(number)))
+
+        assert len(bench.worker._remembered) == 2
+
+
+def test_a_request_whose_budget_ran_out_in_the_queue_is_dropped(bench: Bench) -> None:
+    assert bench.say(codec.encode(bench.request(budget_ms=100.0)), waited_s=1.0) == []
+    assert bench.worker.counters["expired"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"model_revision": "f" * 16}, "model_mismatch"),
+        ({"split_point": 2}, "bad_message"),
+        ({"split_point": 9}, "bad_message"),
+        ({"codec": "gzip"}, "bad_message"),
+        ({"tensors": (Tensor("<f4", (2, 2), b""),)}, "bad_message"),
+        ({"tensors": (Tensor("|i1", (1, 16), b"\0" * 16), Tensor("<f2", (1,), b"\xff\xff"))}, "bad_message"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_code(bench: Bench, changes: dict[str, Any], code: str) -> None:
+    (failure,) = bench.say(codec.encode(bench.request(**changes)))
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.node) == (code, "edge-1")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x91\xa1H", codec.encode(Receipt(request_ids=("a",)))])
+def test_bytes_that_are_no_request_are_counted_and_stop_nothing(bench: Bench, payload: bytes) -> None:
+    assert bench.say(payload) == []
+    assert bench.worker.counters["refused"] == 1
+    assert len(bench.say(codec.encode(bench.request()))) == 1
+
+
+def test_one_input_that_breaks_the_model_does_not_take_its_batch_along(bench: Bench, monkeypatch: Any) -> None:
+    advance = bench.worker._pipeline.advance
+
+    def fragile(states: list[State]) -> Any:
+        if any(state.hidden_states[0, 0] < 0 for state in states):
+            raise RuntimeError("broken input")
+        return advance(states)
+
+    monkeypatch.setattr(bench.worker._pipeline, "advance", fragile)
+    broken = State(hidden_states=-np.ones((4, 16), np.float32), layers_run=1)
+    poison = Escalation(bench.bundle.manifest, "int8").pack("bad", "pi-1", broken, budget_ms=1e6, hops=())
+
+    said = bench.say(codec.encode(bench.request()), codec.encode(poison))
+
+    assert {type(message) for message in said} == {Outcome, Failure}
+    assert {message.request_id for message in said if isinstance(message, Failure)} == {"bad"}

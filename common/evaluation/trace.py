@@ -1,18 +1,22 @@
 """Traces: what every exit says about every labelled sample, run once and scored many times."""
 
 import io
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ArtifactError
+from common.model.bundle import Bundle
+from common.model.manifest import ExitEntry
 from common.routing.evidence import EntryEvidence, ExitEvidence, Floats, Indices, softmax
 from common.routing.router import earlier_confidences
 
 CALIBRATION_FILE = "calibration.npz"
-_ARRAYS = ("exits", "temperatures", "logits", "pooled", "features", "tokens", "labels")
+_ARRAYS = ("logits", "pooled", "features", "lengths", "labels")
 _EPOCHS = "probabilities_by_epoch"
 
 
@@ -109,15 +113,13 @@ class Trace:
         )
 
     def to_bytes(self) -> bytes:
-        """Pack as a compressed npz: half precision where it does no harm."""
+        """Pack as a compressed npz: half precision for what only routers look at; exits and temperatures stay out."""
         arrays: dict[str, NDArray[Any]] = {
-            "exits": np.array(self.exits, np.int32),
-            "temperatures": np.array(self.temperatures, np.float64),
             "logits": self.logits.astype(np.float32),
             "pooled": self.pooled.astype(np.float16),
             "features": self.features.astype(np.float16),
-            "tokens": self.tokens.astype(np.int32),
-            "labels": self.labels.astype(np.int64),
+            "lengths": self.tokens.astype(np.int32),
+            "labels": self.labels.astype(np.int32),
         }
         if self.probabilities_by_epoch is not None:
             arrays[_EPOCHS] = self.probabilities_by_epoch.astype(np.float16)
@@ -125,29 +127,43 @@ class Trace:
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
-    @classmethod
-    def from_bytes(cls, document: bytes, source: str) -> Self:
-        """Read a packed trace.
 
-        Raises:
-            ArtifactError: It is no npz, or lacks an array, or its shapes do not fit.
-        """
-        try:
-            with np.load(io.BytesIO(document), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError) as exc:
-            raise ArtifactError(f"{source}: no npz archive of a trace: {exc}") from exc
-        missing = sorted(set(_ARRAYS) - set(arrays))
-        if missing:
-            raise ArtifactError(f"{source}: arrays {missing} are missing; it holds {sorted(arrays)}")
-        epochs = arrays.get(_EPOCHS)
-        return cls(
-            exits=tuple(arrays["exits"].tolist()),
-            temperatures=tuple(arrays["temperatures"].tolist()),
-            logits=arrays["logits"].astype(np.float32),
-            pooled=arrays["pooled"].astype(np.float32),
-            features=arrays["features"].astype(np.float32),
-            tokens=arrays["tokens"].astype(np.intp),
-            labels=arrays["labels"].astype(np.int64),
-            probabilities_by_epoch=None if epochs is None else epochs.astype(np.float32),
+def read_trace(document: bytes, source: str, exits: Sequence[ExitEntry]) -> Trace:
+    """Read a packed trace of known exits.
+
+    Raises:
+        ArtifactError: It is no npz, lacks an array, or its shapes do not fit each other or the exits.
+    """
+    try:
+        with np.load(io.BytesIO(document), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+        raise ArtifactError(f"{source}: no npz archive of a trace: {exc}") from exc
+    missing = sorted(set(_ARRAYS) - set(arrays))
+    if missing:
+        raise ArtifactError(f"{source}: arrays {missing} are missing; it holds {sorted(arrays)}")
+    epochs = arrays.get(_EPOCHS)
+    return Trace(
+        exits=tuple(entry.layer for entry in exits),
+        temperatures=tuple(entry.temperature for entry in exits),
+        logits=arrays["logits"].astype(np.float32),
+        pooled=arrays["pooled"].astype(np.float32),
+        features=arrays["features"].astype(np.float32),
+        tokens=arrays["lengths"].astype(np.intp),
+        labels=arrays["labels"].astype(np.int64),
+        probabilities_by_epoch=None if epochs is None else epochs.astype(np.float32),
+    )
+
+
+def read_calibration(bundle: Bundle) -> Trace:
+    """Read a bundle's kept-back split.
+
+    Raises:
+        ArtifactError: The bundle has none, or it is broken.
+    """
+    if CALIBRATION_FILE not in bundle.manifest.files:
+        raise ArtifactError(
+            f"bundle {bundle.directory} has no {CALIBRATION_FILE}, so nothing can be fitted for it; "
+            "export it again with this version"
         )
+    return read_trace(bundle.read(CALIBRATION_FILE), str(bundle.directory / CALIBRATION_FILE), bundle.manifest.exits)

@@ -1,0 +1,97 @@
+"""The model card: what a bundle is, where it comes from and how well it does, in Markdown from its own record."""
+
+from typing import Any
+
+from common.model.manifest import Manifest
+
+CARD_FILE = "MODEL_CARD.md"
+
+
+def model_card(manifest: Manifest, licence: str) -> str:
+    """Write the card of a bundle; ``licence`` is the backbone's."""
+    record = manifest.training
+    return "\n".join(
+        [
+            f"# {manifest.name}",
+            "",
+            (
+                f"A text classifier with exits after layers {', '.join(str(entry.layer) for entry in manifest.exits)} of "
+                f"{manifest.num_layers}, for `dimee`. Labels: {', '.join(manifest.labels)}. "
+                f"Precision: {manifest.precision}. Inputs beyond {manifest.max_tokens} tokens are cut."
+            ),
+            "",
+            f"Made from `{manifest.backbone}` (licence: {licence}).",
+            "",
+            "## Accuracy",
+            "",
+            *_accuracy(manifest, record),
+            "",
+            (
+                "Kept back: never trained on; temperatures, pools and thresholds are fitted there. "
+                "Validation: for this report alone. float32 in torch, but for the column of the exported segments."
+            ),
+            "",
+            "## Recipe",
+            "",
+            *_recipe(record),
+            "",
+            "## Data",
+            "",
+            *_origins(record),
+            "",
+            f"Versions: {', '.join(f'{name} {found}' for name, found in record['versions'].items())}.",
+            "",
+        ]
+    )
+
+
+def _accuracy(manifest: Manifest, record: dict[str, Any]) -> list[str]:
+    exported = {entry.layer: f"{entry.accuracy:.2%}" for entry in manifest.exits}
+    lines = ["| exit after layer | kept back | kept back, exported | validation |", "|---|---|---|---|"]
+    for place, entry in enumerate(record["metrics"]["kept_back"]):
+        layer = entry["exit_layer"]
+        valid = _validation(record["metrics"], place)
+        lines.append(f"| {layer} | {entry['accuracy']:.2%} | {exported.get(layer, 'not exported')} | {valid} |")
+    reference = record["reference"]
+    valid = f"{reference['valid']['accuracy']:.2%}" if "valid" in reference else "none"
+    lines.append(f"| last, fine-tuned alone | {reference['kept_back']['accuracy']:.2%} | | {valid} |")
+    return lines
+
+
+def _validation(metrics: dict[str, Any], place: int) -> str:
+    return f"{metrics['valid'][place]['accuracy']:.2%}" if "valid" in metrics else "none"
+
+
+def _recipe(record: dict[str, Any]) -> list[str]:
+    recipe, split = record["recipe"], record["split"]
+    weights = ", ".join(f"{weight:.2f}" for weight in recipe["exit_weights"])
+    return [
+        f"    {record['command']}",
+        "",
+        (
+            f"- Kept back: {split['kept_back']} of {split['whole_texts']} whole texts (seed {split['seed']}); "
+            f"{split['dropped']} rows that are parts of them were dropped, {split['training']} rows trained on."
+        ),
+        f"- Reference: the last exit alone, {_schedule(recipe['reference'])}.",
+        (
+            f"- Joint: all exits from the reference's weights, {_schedule(recipe['joint'])}; exit weights {weights}; "
+            f"{recipe['distillation']:.0%} of the loss from the frozen reference at temperature {recipe['temperature']}; "
+            "the word table stays as the reference left it."
+        ),
+    ]
+
+
+def _schedule(schedule: dict[str, Any]) -> str:
+    return (
+        f"{schedule['epochs']} epochs, batch {schedule['batch_size']}, AdamW at {schedule['learning_rate']:g} "
+        f"(heads {schedule['head_learning_rate']:g}), linear decay, weights averaged over the last "
+        f"{schedule['average_share']:.0%} of the steps, seed {schedule['seed']}"
+    )
+
+
+def _origins(record: dict[str, Any]) -> list[str]:
+    return [
+        f"- {use}: `{origin['name']}`, {origin['rows']} rows, sha256 `{origin['sha256']}`"
+        for use, origin in record["data"].items()
+        if origin
+    ]

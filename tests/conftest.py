@@ -80,7 +80,11 @@ class Mosquitto(NetworkBroker):
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(START_LIMIT_S)
+            try:
+                self._process.wait(1.0)
+            except subprocess.TimeoutExpired:  # 2.0 forgets a signal that comes while it starts
+                self._process.kill()
+                self._process.wait(START_LIMIT_S)
             self._process = None
 
 

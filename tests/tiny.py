@@ -35,8 +35,8 @@ def write_tsv(path: Path, count: int, seed: int) -> Path:
 def make_bundle(directory: Path, *, precision: str = "float32") -> Path:
     """Train a tiny BERT for a moment and export it; the same seed gives the same weights."""
     torch = pytest.importorskip("torch", reason="a tiny bundle is made with torch: pip install 'dimee[train]'")
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    import transformers  # noqa: PLC0415 - as torch: only where it is installed
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: PLC0415
 
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
     vocabulary = {word: place for place, word in enumerate((*special, *GOOD, *BAD, *OTHER))}

@@ -27,12 +27,12 @@ def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str
     tables = _read(path) if path else {}
     _check_keys(kind, tables, str(path))
     overrides = _overrides(kind, environment)
-    for section, values in overrides.items():
-        tables.setdefault(section, {}).update(values)
+    for section in _known_keys(kind):
+        tables.setdefault(section, {}).update(overrides.get(section, {}))
     try:
         return msgspec.convert(tables, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"{path or 'environment'}: {_readable(exc)}") from exc
+        raise ConfigError(f"{path or 'no --config'}: {_readable(exc)}") from exc
 
 
 def origins(kind: type[Section], path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -97,7 +97,9 @@ def _nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def _readable(exc: msgspec.ValidationError) -> str:
-    missing = re.fullmatch(r"Object missing required field `(\w+)`(?: - at `\$\.?(\w*)`)?", str(exc))
+    missing = re.fullmatch(r"Object missing required field `(\w+)` - at `\$\.(\w+)`", str(exc))
     if missing:
-        return f"{'.'.join(filter(None, (missing[2], missing[1])))} is missing and has no default"
+        section, key = missing[2], missing[1]
+        variable = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
+        return f"{section}.{key} is missing and has no default; set it in the file, or {variable}"
     return re.sub(r" - at `\$\.([\w.]+)`", r" (at \1)", str(exc))

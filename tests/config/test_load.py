@@ -43,7 +43,7 @@ def test_origins_name_where_each_value_comes_from(tmp_path: Path) -> None:
         ('[node]\nid = "a"\n[mqt]\nport = 1', "unknown section [mqt]; did you mean 'mqtt'"),
         ('[node]\nid = "a"\n[mqtt]\nport = "no"', "port"),
         ('[node]\nid = "a"\n[mqtt]\nport = 70000', "65535"),
-        ("[mqtt]\nport = 1883", "node is missing"),
+        ("[mqtt]\nport = 1883", "node.id is missing and has no default; set it in the file, or DIMEE_NODE__ID"),
         ("[node]\n", "node.id is missing"),
         ("port = 1", "'port' stands outside a [section]"),
         ("[node", "cannot be read as TOML"),

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from common.config.settings import DeviceLimits, DeviceLog, DeviceSettings, Model, Mqtt, Node, Routing, Worker
+from common.engine.choice import routing_table
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
-from common.engine.choice import routing_table
 from common.model.bundle import Bundle, derive, open_bundle
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade

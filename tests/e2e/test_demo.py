@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from common.service.lifecycle import Stopping
+
 pytestmark = pytest.mark.e2e
 DEMO = [sys.executable, "-m", "common.cli", "demo"]
 
@@ -71,8 +73,6 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def _wait_for_requests(log: Path, demo: subprocess.Popen[bytes]) -> None:
-    from common.service.lifecycle import Stopping
-
     pause = Stopping()
     for _ in range(600):
         assert demo.poll() is None

@@ -10,7 +10,7 @@ from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure
 from common.errors import ModelMismatchError, WireError
-from common.model.bundle import open_bundle
+from common.model.bundle import Bundle, open_bundle
 from common.model.segments import open_layers
 from common.routing.policies import ConfidenceCascade, Fixed
 from common.types import Hop, Reason, Tier
@@ -23,17 +23,17 @@ TEXTS = [text for text, _ in sentences(12, seed=5)]
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path):
+def bundle(tiny_bundle: Path) -> Bundle:
     return open_bundle(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
-def states(bundle) -> list[State]:
+def states(bundle: Bundle) -> list[State]:
     entrance = Entrance(bundle, NEVER)
     return [entrance.enter(text).state for text in TEXTS]
 
 
-def unsplit_logits(bundle, state: State) -> np.ndarray:
+def unsplit_logits(bundle: Bundle, state: State) -> np.ndarray:
     hidden, mask = state.hidden_states[None], np.ones((1, len(state.hidden_states)), np.int64)
     for segment in open_layers(bundle, LAYERS):
         output = segment.run(hidden, mask)
@@ -41,7 +41,7 @@ def unsplit_logits(bundle, state: State) -> np.ndarray:
     return output.logits[0]
 
 
-def through_the_wire(bundle, state: State, codec_name: str) -> State:
+def through_the_wire(bundle: Bundle, state: State, codec_name: str) -> State:
     hop = Hop(
         tier=Tier.DEVICE,
         node="d",
@@ -60,7 +60,7 @@ def through_the_wire(bundle, state: State, codec_name: str) -> State:
 @pytest.mark.parametrize("split_point", range(LAYERS))
 @pytest.mark.parametrize(("codec_name", "tolerance"), [("float32", 1e-5), ("float16", 0.05), ("int8", 0.6)])
 def test_split_backbone_gives_the_unsplit_logits(
-    bundle, states, split_point: int, codec_name: str, tolerance: float
+    bundle: Bundle, states: list[State], split_point: int, codec_name: str, tolerance: float
 ) -> None:
     for state in states:
         head = state
@@ -75,7 +75,7 @@ def test_split_backbone_gives_the_unsplit_logits(
         np.testing.assert_allclose(answer.logits, unsplit_logits(bundle, state), rtol=0, atol=tolerance)
 
 
-def test_a_batch_answers_as_each_input_alone(bundle, states) -> None:
+def test_a_batch_answers_as_each_input_alone(bundle: Bundle, states: list[State]) -> None:
     pipeline = Pipeline(bundle, ConfidenceCascade(thresholds={1: 0.9, 2: 0.9}), depth=LAYERS)
 
     together = pipeline.advance(states)
@@ -88,7 +88,9 @@ def test_a_batch_answers_as_each_input_alone(bundle, states) -> None:
         np.testing.assert_allclose(verdict.logits, alone.logits, rtol=0, atol=1e-5)
 
 
-def test_an_exit_below_its_threshold_carries_on_and_the_last_one_has_the_last_word(bundle, states) -> None:
+def test_an_exit_below_its_threshold_carries_on_and_the_last_one_has_the_last_word(
+    bundle: Bundle, states: list[State]
+) -> None:
     (confident,) = Pipeline(bundle, ALWAYS, depth=1).advance(states[:1])
     (final,) = Pipeline(bundle, NEVER, depth=LAYERS).advance(states[:1])
 
@@ -99,14 +101,14 @@ def test_an_exit_below_its_threshold_carries_on_and_the_last_one_has_the_last_wo
     assert len(final.predictions) == LAYERS
 
 
-def test_a_fixed_policy_answers_at_its_tier_s_depth(bundle, states) -> None:
+def test_a_fixed_policy_answers_at_its_tier_s_depth(bundle: Bundle, states: list[State]) -> None:
     (answer,) = Pipeline(bundle, Fixed(tier=Tier.EDGE, layer=2), depth=2).advance(states[:1])
 
     assert isinstance(answer, Exited)
     assert (answer.layer, answer.reason) == (2, Reason.FINAL)
 
 
-def test_another_revision_is_refused(bundle, states) -> None:
+def test_another_revision_is_refused(bundle: Bundle, states: list[State]) -> None:
     message = Escalation(bundle.manifest, "int8").pack("r", "d", states[0], budget_ms=1.0, hops=())
     foreign = HiddenStates(
         **{**{n: getattr(message, n) for n in message.__struct_fields__}, "model_revision": "f" * 16}
@@ -117,7 +119,7 @@ def test_another_revision_is_refused(bundle, states) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 15), (3, 17), (33, 16)])
-def test_hidden_states_of_another_size_are_refused(bundle, shape: tuple[int, int]) -> None:
+def test_hidden_states_of_another_size_are_refused(bundle: Bundle, shape: tuple[int, int]) -> None:
     state = State(hidden_states=np.zeros(shape, np.float32), layers_run=1)
     message = Escalation(bundle.manifest, "int8").pack("r", "d", state, budget_ms=1.0, hops=())
 

@@ -1,5 +1,6 @@
 """A tier answers, escalates or refuses; no message stops it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ class Bench:
         return msgspec.structs.replace(message, **changes)
 
     def say(self, *payloads: bytes, waited_s: float = 0.0) -> list[Message]:
-        import time
-
         at = time.monotonic() - waited_s
         self.worker.handle([Delivery(TOPICS.request(Tier.EDGE), payload, at) for payload in payloads])
         return [codec.decode(delivery.payload) for delivery in self.inbox.get_batch(1000, 0) or ()]

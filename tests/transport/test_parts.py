@@ -7,8 +7,9 @@ from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from common.errors import TransportError
+from common.transport.claim import Claim, Tenure
 from common.transport.contract import Delivery, Inbox
-from common.transport.negotiation import Backoff, Tenure, Versions
+from common.transport.negotiation import Backoff, Versions
 from common.transport.outbox import Outbox, Outgoing
 from common.transport.routes import Routes, Subscription, matches
 
@@ -164,28 +165,42 @@ def test_waits_grow_with_jitter_up_to_a_limit_and_start_over() -> None:
     assert backoff.next_s() <= 0.1
 
 
-def test_a_settled_process_comes_back_when_it_is_taken_over() -> None:
+def test_a_settled_process_comes_back_and_a_newcomer_yields_when_the_broker_says_taken_over() -> None:
     tenure = Tenure()
     tenure.came_online(0.0)
 
-    assert not tenure.must_yield(6.0, is_taken_over=True)
+    assert tenure.was_thrown_out(1.0)
+    assert not tenure.was_thrown_out(11.0)
 
 
-def test_a_newcomer_yields_when_it_is_taken_over() -> None:
+def test_a_newcomer_yields_at_the_second_sight_of_a_rival() -> None:
     tenure = Tenure()
     tenure.came_online(0.0)
 
-    assert tenure.must_yield(0.2, is_taken_over=True)
+    assert [tenure.saw_rival(now) for now in (9.0, 15.0)] == [False, True]
 
 
-def test_three_brief_connections_in_a_row_are_a_sign_and_a_pause_of_the_broker_is_not() -> None:
-    tenure, other = Tenure(), Tenure()
-    verdicts = []
-    for start in (0.0, 1.0, 2.0):
-        tenure.came_online(start)
-        other.came_online(start)
-        verdicts.append(tenure.must_yield(start + 0.5, is_taken_over=False))
-        assert not other.must_yield(start + 0.5, is_taken_over=False)
-        other.has_other_cause()
+def test_a_settled_process_never_yields() -> None:
+    tenure = Tenure()
+    tenure.came_online(0.0)
 
-    assert verdicts == [False, False, True]
+    assert [tenure.saw_rival(now) for now in (11.0, 12.0, 13.0)] == [False] * 3
+
+
+def test_an_old_sighting_is_no_reason_to_yield() -> None:
+    tenure = Tenure()
+    tenure.came_online(0.0)
+
+    assert [tenure.saw_rival(now) for now in (1.0, 100.0, 101.0)] == [False] * 3
+
+
+def test_only_a_token_that_replaced_ours_is_a_rivals() -> None:
+    claim = Claim("status/a")
+    sightings = []
+
+    for payload in (b"of an earlier life", claim.token, claim.token, b"", b"rival", b"rival", claim.token, b"rival"):
+        claim.put(Delivery(claim.topic, payload, 0.0))
+        sightings.append(claim.sightings)
+
+    assert sightings == [0, 0, 0, 0, 1, 1, 1, 2]
+    assert len(claim) == 0

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 from common.errors import WireError
 from common.types import Hop, Reason, Tier
 from common.wire import codec
-from common.wire.activations import CODEC_NAMES, codec as activation_codec, decode_activation
+from common.wire.activations import CODEC_NAMES, decode_activation
+from common.wire.activations import codec as activation_codec
 from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, Tensor
 from common.wire.tensors import MAX_TENSOR_BYTES, pack, unpack
 

@@ -111,7 +111,11 @@ def test_a_tier_that_cannot_start_says_why_in_one_line(fleet: Fleet) -> None:
             ["device", "run"],
             "unknown key mqtt.prt; did you mean 'port'?",
         ),
-        ({"DIMEE_NODE__ID": "a", "DIMEE_MQTT__PASSWORD_FILE": "/no/file"}, ["device", "run"], "/no/file"),
+        (
+            {"DIMEE_NODE__ID": "a", "DIMEE_MQTT__USERNAME": "u", "DIMEE_MQTT__PASSWORD_FILE": "/no/file"},
+            ["device", "run"],
+            "/no/file",
+        ),
     ],
 )
 def test_a_wrong_setting_ends_a_start_with_one_line(

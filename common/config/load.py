@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from common.config.header import SETTINGS, Header, read_header
 from common.config.settings import Section
 from common.errors import ConfigError
 
@@ -24,7 +25,7 @@ def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str
     Raises:
         ConfigError: The file is missing or no TOML, a key is unknown, or a value is of the wrong kind or range.
     """
-    tables = _read(path) if path else {}
+    tables = _tables(kind, path) if path else {}
     _check_keys(kind, tables, str(path))
     overrides = _overrides(kind, environment)
     for section in _known_keys(kind):
@@ -37,7 +38,7 @@ def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str
 
 def origins(kind: type[Section], path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Tell for every ``section.key`` where its value comes from: default, file or environment."""
-    tables, overrides = (_read(path) if path else {}), _overrides(kind, environment)
+    tables, overrides = (_tables(kind, path) if path else {}), _overrides(kind, environment)
     return {
         f"{section}.{key}": _origin(section, key, tables, overrides)
         for section, keys in _known_keys(kind).items()
@@ -51,16 +52,26 @@ def _origin(section: str, key: str, tables: Tables, overrides: Tables) -> str:
     return "file" if key in tables.get(section, {}) else "default"
 
 
-def _read(path: Path) -> Tables:
+def read_file(path: Path) -> tuple[Header, Tables]:
+    """Read a file as it stands, with its keys unchecked.
+
+    Raises:
+        ConfigError: It is missing or no TOML, or its header is of another release.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise ConfigError(f"{path}: no such configuration file") from exc
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read as TOML: {exc}") from exc
-    loose = [key for key, table in tables.items() if not isinstance(table, dict)]
-    if loose:
-        raise ConfigError(f"{path}: {loose[0]!r} stands outside a [section]")
+    header = {key: tables.pop(key) for key in list(tables) if not isinstance(tables[key], dict)}
+    return read_header(header, str(path)), tables
+
+
+def _tables(kind: type[Section], path: Path) -> Tables:
+    header, tables = read_file(path)
+    if header.tier is not None and SETTINGS[header.tier] is not kind:
+        raise ConfigError(f"{path}: these are the settings of tier {header.tier.value!r}, not of the one asked for")
     return tables
 
 

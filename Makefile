@@ -1,10 +1,10 @@
-# make demo: the main job · make check: lint, types, layers, docs · make test: the tests
+# make demo: the main job · make check: lint, types, layers, docs · make test: the tests · make docs: generated pages
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt
-SOURCES := common device_agent edge_broker cloud_worker tests benchmarks
+SOURCES := common device_agent edge_broker cloud_worker tests benchmarks docs
 
-.PHONY: demo check test clean
+.PHONY: demo check test docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/dimee demo --log dimee-demo.sqlite
@@ -18,6 +18,9 @@ check: $(VENV)/test.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/pytest tests
+
+docs: $(VENV)/test.stamp
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from common.config.load import load
+from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings
+
 INFRA = Path(__file__).parents[2] / "infra"
 COMPOSE = INFRA / "compose.yaml"
 LIMIT_S = 10.0
@@ -59,9 +62,6 @@ def test_every_volume_and_file_of_the_compose_file_exists(services: dict[str, An
 
 
 def test_settings_in_the_compose_file_are_known(services: dict[str, Any]) -> None:
-    from common.config.load import load
-    from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings
-
     for name, kind in (("edge", EdgeSettings), ("cloud", CloudSettings), ("device", DeviceSettings)):
         environment = {key: _interpolated(value) for key, value in services[name]["environment"].items()}
 
@@ -84,10 +84,8 @@ def test_dockerfile_copies_only_what_its_ignore_file_lets_in() -> None:
 
 
 @pytest.mark.broker
-def test_login_made_by_the_script_opens_a_broker_with_the_shipped_configuration(
-    tmp_path: Path, make_mosquitto: object
-) -> None:
-    """``make_mosquitto`` skips where there is none."""
+@pytest.mark.usefixtures("make_mosquitto")  # for its skip
+def test_login_made_by_the_script_opens_a_broker_with_the_shipped_configuration(tmp_path: Path) -> None:
     password = _run_passwords(tmp_path)
 
     with _shipped_broker(tmp_path) as port:
@@ -97,7 +95,8 @@ def test_login_made_by_the_script_opens_a_broker_with_the_shipped_configuration(
 
 
 @pytest.mark.broker
-def test_login_script_keeps_renews_and_imports(tmp_path: Path, make_mosquitto: object) -> None:
+@pytest.mark.usefixtures("make_mosquitto")
+def test_login_script_keeps_renews_and_imports(tmp_path: Path) -> None:
     first = _run_passwords(tmp_path)
 
     kept = _run_passwords(tmp_path)

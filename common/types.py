@@ -10,8 +10,8 @@ import msgspec
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^+#/\x00]{1,64}$")]  # can stand as one level of a topic
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=3e38)]  # fits single precision
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # fits every column and every JSON reader
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.transport.contract import Transport
-
 from common.config.settings import DeviceLimits
-from common.engine.entrance import Entrance
+from common.engine.entrance import Entered, Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.errors import OverloadedError
+from common.store.outbox import Promised
+from common.transport.contract import Transport
 from common.types import Answer, Hop, Tier
 from common.wire.topics import Topics
+from device_agent.outbox import Outbox
 from device_agent.pending import Pending
+from device_agent.recovery import Recovered
 from device_agent.settler import Settler
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Agent:
         settler: Settler,
         transport: Transport,
         *,
+        outbox: Outbox,
         limits: DeviceLimits,
         resources: ExitStack,
     ) -> None:
@@ -54,8 +57,10 @@ class Agent:
         self.transport = transport
         self._model = model
         self._settler = settler
+        self._outbox = outbox
         self._limits = limits
         self._resources = resources  # closed last in, first out: the settler, then the transport
+        self.recovered: tuple[Recovered, ...] = ()  # of a former process, for those who asked it
         self._slots = threading.BoundedSemaphore(limits.max_in_flight)
 
     @classmethod
@@ -81,7 +86,7 @@ class Agent:
     @property
     def counters(self) -> dict[str, int]:
         """What happened so far: answers by reason, retries, refusals, duplicates, and what the transport counts."""
-        return {**self._settler.counters, **self.transport.counters()}
+        return {**self._settler.counters, **self._outbox.counters, **self.transport.counters()}
 
     def classify(self, text: str, pair: str | None = None) -> Answer:
         """Answer one text; takes at most the budget, or the device's own time if that is longer.
@@ -92,37 +97,85 @@ class Agent:
         """
         return self.submit(text, pair).result()
 
-    def submit(self, text: str, pair: str | None = None, *, true_label: str | None = None) -> Future[Answer]:
+    def submit(
+        self, text: str, pair: str | None = None, *, true_label: str | None = None, input_id: str | None = None
+    ) -> Future[Answer]:
         """Accept one text; runs the device's layers now and waits for nothing but a free place in flight.
 
         Raises:
             InputError: The text cannot be classified; nothing was accepted.
-            OverloadedError: Too many records wait for the recorder; nothing was accepted.
+            OverloadedError: A bound is reached, or the outbox cannot be written; nothing was accepted.
         """
-        accepted_at, created_at = time.monotonic(), time.time()
+        created_at = time.time()
         if self._settler.is_full:
             raise OverloadedError(
                 f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
                 "start the edge, or raise the limit"
             )
+        accepted_at = time.monotonic()
         entered = self._model.entrance.enter(text, pair)
-        pending = Pending(
+        promised = Promised(
             request_id=_request_id(created_at),
-            entered=entered,
-            accepted_at=accepted_at,
+            input_id=input_id,
             created_at=created_at,
-            deadline=accepted_at + self._limits.budget_ms / 1000,
-            text=text if pair is None else f"{text}\t{pair}",
+            deadline=created_at + self._limits.budget_ms / 1000,
+            text=text,
+            pair=pair,
             true_label=true_label,
         )
-        if entered.tier is Tier.DEVICE:
-            self._run_here(pending)
-        else:
-            self._hand_over(pending, pending.entered.state, entered.tier)
+        self._outbox.accept(promised)
+        pending = self._pending(promised, entered, accepted_at, self._limits.budget_ms / 1000)
+        self._begin(pending)
         return pending.future
 
+    def wait_recorded(self, limit_s: float) -> int:
+        """Wait for the recorder's receipts; tell how many records have none."""
+        return self._settler.wait_recorded(limit_s)
+
+    def resume(self, promised: Promised, future: Future[Answer]) -> None:
+        """Take up a request that a former process accepted: send it while it is worth it, else answer it here."""
+        age_s = time.time() - promised.created_at
+        budget_s = self._limits.budget_ms / 1000
+        left_s = budget_s - age_s if 0 <= age_s < budget_s else 0.0  # a clock that went back tells no age
+        pending = self._pending(
+            promised,
+            self._model.entrance.enter(promised.text, promised.pair),
+            time.monotonic() - max(0.0, age_s),
+            left_s,
+        )
+        pending.future = future
+        if left_s > 0:
+            self._begin(pending)
+        else:
+            _compute_here(self._model.pipeline, self.device_id, pending)
+            self._settler.settle_here(pending, "its budget ran out while the device was down")
+
+    def _pending(self, promised: Promised, entered: Entered, accepted_at: float, left_s: float) -> Pending:
+        text, pair = promised.text, promised.pair
+        return Pending(
+            request_id=promised.request_id,
+            entered=entered,
+            accepted_at=accepted_at,
+            created_at=promised.created_at,
+            deadline=time.monotonic() + left_s if left_s <= 0 else accepted_at + self._limits.budget_ms / 1000,
+            text=text if pair is None else f"{text}\t{pair}",
+            true_label=promised.true_label,
+        )
+
+    def _begin(self, pending: Pending) -> None:
+        if pending.entered.tier is Tier.DEVICE:
+            self._run_here(pending)
+        else:
+            self._hand_over(pending, pending.entered.state, pending.entered.tier)
+
     def _run_here(self, pending: Pending) -> None:
-        verdict = run_device_layers(self._model.pipeline, self.device_id, pending)
+        try:
+            verdict = run_device_layers(self._model.pipeline, self.device_id, pending)
+        except Exception as exc:  # it is accepted, so it must be answered: by the next tier, from its embedding
+            _LOGGER.exception("%s: inference failed on the device; the edge is asked", pending.request_id)
+            pending.failure = f"inference failed on the device: {exc}"
+            self._hand_over(pending, pending.entered.state, Tier.EDGE)
+            return
         match verdict:
             case Exited():
                 self._settler.settle(pending, self._settler.answers.from_exit(pending, verdict, verdict.reason))
@@ -139,7 +192,13 @@ class Agent:
             budget_ms=self._limits.budget_ms,
             hops=pending.hops,
         )
-        self._slots.acquire()
+        if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):
+            if pending.local is None and not pending.failure:
+                _compute_here(self._model.pipeline, self.device_id, pending)
+            self._settler.settle_here(
+                pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})"
+            )
+            return
         pending.future.add_done_callback(lambda _: self._slots.release())
         self._settler.dispatch(pending)
 
@@ -166,3 +225,14 @@ def run_device_layers(pipeline: Pipeline, device_id: str, pending: Pending) -> V
     )
     pending.hops = (*pending.hops, hop)
     return verdict
+
+
+def _compute_here(pipeline: Pipeline, device_id: str, pending: Pending) -> None:
+    """Find the device's own exit; a failure is noted, for the request must end all the same."""
+    try:
+        verdict = run_device_layers(pipeline, device_id, pending)
+    except Exception as exc:
+        _LOGGER.exception("%s: inference failed on the device", pending.request_id)
+        pending.failure = f"inference failed on the device: {exc}"
+    else:
+        pending.local = verdict if isinstance(verdict, Exited) else verdict.best

@@ -1,13 +1,22 @@
 """Outcomes to answers: what the caller gets, with its cost."""
 
+import math
 import time
 
 from common.engine.pipeline import Exited
+from common.errors import WireError
 from common.model.manifest import Manifest
 from common.routing.cost import CostModel
 from common.types import Answer, Hop, Reason, Tier
 from common.wire.messages import Outcome
 from device_agent.pending import Pending
+
+_MAX_DETAIL = 400  # characters; a peer may have written it
+
+
+def storable(text: str | None) -> str | None:
+    """Replace what no text column can hold."""
+    return None if text is None else text.replace("\0", "\ufffd")
 
 
 class AnswerMaker:
@@ -22,8 +31,9 @@ class AnswerMaker:
         """Answer with what another tier found.
 
         Raises:
-            IndexError: The outcome has other classes than the model.
+            WireError: It does not fit the model, so it is no outcome of this request.
         """
+        self._check(outcome)
         index = max(range(len(outcome.logits)), key=outcome.logits.__getitem__)
         return self._answer(
             pending,
@@ -64,6 +74,15 @@ class AnswerMaker:
             detail=detail,
         )
 
+    def _check(self, outcome: Outcome) -> None:
+        manifest, logits = self._manifest, outcome.logits
+        if len(logits) != len(manifest.labels) or not all(map(math.isfinite, logits)):
+            raise WireError(f"{len(logits)} logits, not all finite or not {len(manifest.labels)}")
+        if not 0 < outcome.exit_layer <= manifest.num_layers or any(
+            hop.end > manifest.num_layers for hop in outcome.hops
+        ):
+            raise WireError(f"layers beyond {manifest.num_layers}")
+
     def _answer(
         self,
         pending: Pending,
@@ -93,7 +112,7 @@ class AnswerMaker:
             threshold=threshold,
             pool=entered.pool,
             distances=entered.distances,
-            detail=detail,
+            detail=storable(detail[:_MAX_DETAIL]) or "",
             is_truncated=entered.is_truncated,
             tokens=len(entered.state.hidden_states),
             payload_bytes=pending.sent_bytes + relayed_bytes,

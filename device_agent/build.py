@@ -22,7 +22,9 @@ from common.wire.topics import Topics, checked
 from device_agent.agent import Agent, DeviceModel, run_device_layers
 from device_agent.answers import AnswerMaker
 from device_agent.journal import Journal
+from device_agent.outbox import open_outbox
 from device_agent.pending import Pending
+from device_agent.recovery import Recovery
 from device_agent.settler import Settler
 
 
@@ -51,19 +53,32 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
             transport = stack.enter_context(own)
         else:
             transport.subscribe(topics.outcome(node), inbox)
+        outbox = open_outbox(
+            settings.outbox.path,
+            sync=settings.outbox.sync,
+            max_remembered=settings.outbox.max_remembered,
+            on_crash=lambda: stopping(CrashError("the outbox's thread died")),
+            stack=stack,
+        )
+        limits = settings.device
+        journal = Journal(transport, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
         settler = stack.enter_context(
             Settler(
                 inbox,
                 transport,
-                Journal(transport, topics.log, capacity=settings.device.max_unrecorded),
+                journal,
                 AnswerMaker(node, bundle.manifest, CostModel()),
                 run_here=partial(_run_here, model.pipeline, node),
-                limits=settings.device,
+                limits=limits,
                 log=settings.log,
                 on_crash=lambda: stopping(CrashError("the settler thread died")),
             )
         )
-        return Agent(node, topics, model, settler, transport, limits=settings.device, resources=stack.pop_all())
+        resources = ExitStack()
+        agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
+        stack.enter_context(Recovery(agent, outbox.contents, stopping))
+        resources.enter_context(stack.pop_all())
+        return agent
 
 
 def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import msgspec
 import typer
-from common.transport.contract import Inbox
 
 from common.config.load import load
 from common.config.settings import DeviceSettings
 from common.service.lifecycle import Stopping
+from common.transport.contract import Inbox
 from common.wire.documents import answer_document, encode_document
 from device_agent import sources
 from device_agent.build import start_agent
@@ -41,11 +41,12 @@ def run(
     settings = load(DeviceSettings, config)
     stopping = Stopping()
     stopping.on_signals()
-    with start_agent(settings, stopping) as agent:
-        serving = Serving(agent, sys.stdout.buffer, stopping)
+    agent = start_agent(settings, stopping)
+    remembered = settings.outbox.max_remembered
+    with Serving(agent, sys.stdout.buffer, stopping, max_remembered=remembered) as serving, agent:
         inbox = Inbox(settings.mqtt.max_inbox)
         agent.transport.subscribe(agent.topics.input(agent.device_id), inbox)
-        listener = threading.Thread(target=serving.serve, args=(sources.from_inbox(inbox),), name="input-topic")
+        listener = threading.Thread(target=serving.listen, args=(sources.from_inbox(inbox),), name="input-topic")
         listener.start()
         try:
             if stdin:

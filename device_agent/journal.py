@@ -3,79 +3,146 @@
 import logging
 import threading
 import time
-from collections import OrderedDict
-
-from common.transport.contract import Transport
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Literal
 
 from common.errors import TransportError
-from common.types import Record
-from common.wire import codec
-from common.wire.messages import LogRecord, Receipt
+from common.transport.contract import Transport
+from common.wire.messages import Receipt
+from device_agent.outbox import Outbox, Release
 
 _LOGGER = logging.getLogger(__name__)
+_WINDOW = 256  # records sent and not receipted; the rest waits here and leaves the transport to requests
+
+WhenFull = Literal["refuse", "drop"]
 
 
 class Journal:
-    """Sends every record, and again until it is receipted."""
+    """Sends every record, oldest deadline first, and again until it is receipted."""
 
-    def __init__(self, transport: Transport, topic: str, *, capacity: int, resend_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        topic: str,
+        outbox: Outbox,
+        *,
+        capacity: int,
+        when_full: WhenFull = "refuse",
+        resend_s: float = 2.0,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
         self._transport = transport
         self._topic = topic
+        self._outbox = outbox
         self._capacity = capacity
+        self._when_full = when_full
         self._resend_s = resend_s
         self._lock = threading.Lock()
         self._is_settled = threading.Condition(self._lock)
-        self._unreceipted: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # oldest sending first
+        self._waiting: OrderedDict[str, bytes] = OrderedDict()  # never sent, oldest first
+        self._sent: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # oldest sending first
+        for kept in outbox.contents.unrecorded:
+            self._waiting[kept.request_id] = kept.record
 
     def __len__(self) -> int:
-        return len(self._unreceipted)
+        return len(self._waiting) + len(self._sent)
 
     @property
     def is_full(self) -> bool:
-        """Whether another record could be kept."""
-        return len(self._unreceipted) >= self._capacity
+        """Whether a new request would have to be refused."""
+        return self._when_full == "refuse" and len(self) >= self._capacity
 
-    def append(self, record: Record) -> None:
-        """Keep a record and send it."""
-        payload = codec.encode(LogRecord(record=record))
+    def append(self, request_id: str, record: bytes, release: Release) -> None:
+        """Keep a record and send it; ``release`` runs when the answer may be let go."""
         with self._lock:
-            self._unreceipted[record.answer.request_id] = (payload, time.monotonic())
-        self._send(payload)
+            self._waiting[request_id] = record
+            dropped = [] if self._when_full == "refuse" else self._drop_oldest()
+        self._outbox.finish(request_id, record, release)
+        if dropped:
+            self._outbox.forget(dropped)
+        self.send_waiting()
 
     def receive(self, receipt: Receipt) -> None:
         """Forget what the recorder has committed."""
         with self._lock:
-            for request_id in receipt.request_ids:
-                self._unreceipted.pop(request_id, None)
-            if not self._unreceipted:
+            known = [request_id for request_id in receipt.request_ids if self._pop(request_id)]
+            if not len(self):
                 self._is_settled.notify_all()
+        if known:
+            self._outbox.forget(known)
+        self.send_waiting()
+
+    def refuse(self, request_id: str, reason: str) -> bool:
+        """Set aside a record that the recorder will not take; say whether it was one of ours."""
+        with self._lock:
+            if not self._pop(request_id):
+                return False
+            if not len(self):
+                self._is_settled.notify_all()
+        self.counters["quarantined"] += 1
+        _LOGGER.error("%s: the recorder refuses its record, which is set aside: %s", request_id, reason)
+        self._outbox.refuse(request_id, reason)
+        return True
 
     def resend(self) -> None:
-        """Send again what has waited too long for its receipt."""
-        now = time.monotonic()
-        for payload in self._take_late(now):
-            self._send(payload)
+        """Send again what has waited too long for its receipt, and what could not be sent before."""
+        if self._transport.is_connected:
+            for record in self._take_late(time.monotonic()):
+                self._send(record)
+            self.send_waiting()
 
-    def _take_late(self, now: float) -> list[bytes]:
-        late = []
-        with self._lock:
-            while self._unreceipted:
-                request_id, (payload, sent_at) = next(iter(self._unreceipted.items()))
-                if now - sent_at < self._resend_s:
-                    break
-                self._unreceipted[request_id] = (payload, now)
-                self._unreceipted.move_to_end(request_id)
-                late.append(payload)
-        return late
+    def send_waiting(self) -> None:
+        """Send what the window has room for."""
+        if not self._transport.is_connected:
+            return
+        for record in self._take_waiting(time.monotonic()):
+            self._send(record)
 
     def wait_until_settled(self, limit_s: float) -> int:
         """Wait for the last receipt; tell how many records never got theirs."""
         with self._lock:
-            self._is_settled.wait_for(lambda: not self._unreceipted, limit_s)
-            return len(self._unreceipted)
+            self._is_settled.wait_for(lambda: not len(self), limit_s)
+            return len(self)
 
-    def _send(self, payload: bytes) -> None:
+    def _pop(self, request_id: str) -> bool:
+        return (self._sent.pop(request_id, None) or self._waiting.pop(request_id, None)) is not None
+
+    def _drop_oldest(self) -> Sequence[str]:
+        dropped = []
+        while len(self) > self._capacity:
+            request_id, _ = (self._sent or self._waiting).popitem(last=False)
+            dropped.append(request_id)
+        if dropped:
+            self.counters["dropped_records"] += len(dropped)
+            count = self.counters["dropped_records"]
+            if count.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...
+                _LOGGER.warning("device.max_unrecorded is reached; %d oldest records dropped so far", count)
+        return dropped
+
+    def _take_waiting(self, now: float) -> list[bytes]:
+        taken = []
+        with self._lock:
+            while self._waiting and len(self._sent) < _WINDOW:
+                request_id, record = self._waiting.popitem(last=False)
+                self._sent[request_id] = (record, now)
+                taken.append(record)
+        return taken
+
+    def _take_late(self, now: float) -> list[bytes]:
+        late = []
+        with self._lock:
+            while self._sent:
+                request_id, (record, sent_at) = next(iter(self._sent.items()))
+                if now - sent_at < self._resend_s:
+                    break
+                self._sent[request_id] = (record, now)
+                self._sent.move_to_end(request_id)
+                late.append(record)
+        return late
+
+    def _send(self, record: bytes) -> None:
         try:
-            self._transport.publish(self._topic, payload)
+            self._transport.publish(self._topic, record)
         except TransportError as exc:
             _LOGGER.debug("a record waits: %s", exc)  # resend comes

@@ -29,6 +29,13 @@ class Pending:
     message: HiddenStates | None = None  # what left, or will leave, for another tier
     attempts: int = 0
     sent_bytes: int = 0
+    retry_at: float = 0.0  # monotonic seconds
+    is_shadowed: bool = False  # the device's own exit has been asked for
+    fallback: str = ""  # why the device's own exit is the answer, once it is
+    failure: str = ""  # why the device's own exit cannot answer
+
+    def __post_init__(self) -> None:
+        self.future.set_running_or_notify_cancel()  # what is accepted cannot be cancelled
 
 
 class PendingRequests:
@@ -56,6 +63,19 @@ class PendingRequests:
             if not self._requests:
                 self._is_empty.notify_all()
             return pending
+
+    def get(self, request_id: str) -> Pending | None:
+        """Look at a request and leave it in the table."""
+        with self._lock:
+            return self._requests.get(request_id)
+
+    def take_all(self) -> list[Pending]:
+        """Hand over everything."""
+        with self._lock:
+            taken = list(self._requests.values())
+            self._requests.clear()
+            self._is_empty.notify_all()
+            return taken
 
     def due(self, now: float) -> list[Pending]:
         """Give the requests whose timers have run out; they stay in the table."""

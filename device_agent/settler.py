@@ -13,21 +13,25 @@ import msgspec
 
 from common.config.settings import DeviceLimits, DeviceLog
 from common.engine.pipeline import Exited
-from common.errors import TransportError, WireError
+from common.errors import CrashError, TransportError, WireError
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Answer, Reason, Record
 from common.wire import codec
-from common.wire.messages import Failure, Outcome, Receipt
-from device_agent.answers import AnswerMaker
+from common.wire.messages import Failure, LogRecord, Outcome, Receipt
+from device_agent.answers import AnswerMaker, storable
 from device_agent.journal import Journal
 from device_agent.pending import Pending, PendingRequests
+from device_agent.shadow import Shadow
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
 
 
 class Settler:
-    """One thread that takes outcomes in and watches the clock; ``settle`` may be called from any thread."""
+    """One thread that takes outcomes in and watches the clock; ``settle`` may be called from any thread.
+
+    It computes nothing and waits for nobody, so that no request's deadline depends on another request.
+    """
 
     def __init__(
         self,
@@ -41,20 +45,21 @@ class Settler:
         log: DeviceLog,
         on_crash: Callable[[], None],
     ) -> None:
-        self.counters: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self.answers = answers
         self._inbox = inbox
         self._transport = transport
         self._journal = journal
-        self._run_here = run_here
         self._limits = limits
         self._log = log
         self._on_crash = on_crash
         self._pending = PendingRequests()
-        self._here_ms = 0.0  # the longest that the device's own exit has taken
+        self._shadow = Shadow(run_here, self._shadowed)
+        self._crash: CrashError | None = None
         self._thread = threading.Thread(target=self._run, name="settler")
 
     def __enter__(self) -> Self:
+        self._shadow.__enter__()
         self._thread.start()
         return self
 
@@ -67,30 +72,50 @@ class Settler:
             _LOGGER.error("%d finished requests never got the recorder's receipt; is an edge running?", unrecorded)
         self._inbox.close()
         self._thread.join()
+        self._shadow.__exit__(kind, error, trace)
 
     @property
     def is_full(self) -> bool:
         """Whether too many finished requests wait for the recorder."""
         return self._journal.is_full
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened to requests, and what is on its way now."""
+        waiting = {"in_flight": len(self._pending), "unrecorded": len(self._journal)}
+        return {**self._counts, **self._journal.counters, **waiting}
+
+    def wait_recorded(self, limit_s: float) -> int:
+        """Wait for the recorder's receipts; tell how many records have none."""
+        return self._journal.wait_until_settled(limit_s)
+
     def dispatch(self, pending: Pending) -> None:
         """Send a request to another tier and wait for its outcome."""
         pending.attempts = 1
+        self._schedule_retry(pending)
         self._pending.add(pending, self._next_look(pending))  # before it leaves: its outcome may be quick
         self._send(pending)
+        if self._crash is not None:  # the settler died in between and has not seen it
+            self._abandon()
 
     def settle(self, pending: Pending, answer: Answer) -> None:
-        """Answer the caller and write the record; the request is over."""
-        self.counters[f"answered_{answer.reason}"] += 1
-        self._journal.append(
-            Record(
-                answer=answer,
-                created_at=pending.created_at,
-                text=pending.text if self._log.keep_text else None,
-                true_label=pending.true_label,
-            )
+        """Write the record, then answer the caller; the request is over."""
+        self._counts[f"answered_{answer.reason}"] += 1
+        record = Record(
+            answer=answer,
+            created_at=pending.created_at,
+            text=storable(pending.text) if self._log.keep_text else None,
+            true_label=storable(pending.true_label),
         )
-        pending.future.set_result(answer)
+        payload = codec.encode(LogRecord(record=record))
+        self._journal.append(pending.request_id, payload, lambda: pending.future.set_result(answer))
+
+    def settle_here(self, pending: Pending, detail: str) -> None:
+        """Answer with the device's own exit, as the device's layers have already run or failed."""
+        if pending.local is None:
+            self.settle(pending, self.answers.failed(pending, f"{detail}; and here: {pending.failure}"))
+        else:
+            self.settle(pending, self.answers.from_exit(pending, pending.local, Reason.DEGRADED, detail))
 
     def _run(self) -> None:
         try:
@@ -100,13 +125,21 @@ class Settler:
                 for pending in self._pending.due(time.monotonic()):
                     self._attend(pending)
                 self._journal.resend()
-        except Exception:
+        except Exception as exc:
             _LOGGER.exception("the settler died; this process stops")
+            self._crash = CrashError(f"the settler thread died: {exc}")
+            self._abandon()
             self._on_crash()
+
+    def _abandon(self) -> None:
+        """Let nobody wait for an answer that cannot come; an outbox on disk answers after the restart."""
+        for pending in self._pending.take_all():
+            pending.future.set_exception(self._crash)
 
     def _patience_s(self) -> float:
         """Give the time to the next timer; a timer set meanwhile is never due sooner than the shortest wait."""
-        shortest_s = min(self._limits.retry_ms * 0.8, self._limits.budget_ms) / 1000
+        limits = self._limits
+        shortest_s = min(limits.retry_ms * 0.8, limits.budget_ms, max(limits.shadow_ms, 1.0)) / 1000
         timer = self._pending.next_timer()
         return shortest_s if timer is None else max(0.0, min(shortest_s, timer - time.monotonic()))
 
@@ -114,64 +147,88 @@ class Settler:
         try:
             message = codec.decode(delivery.payload)
         except WireError as exc:
-            self.counters["refused"] += 1
+            self._counts["refused"] += 1
             _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
             return
         match message:
             case Receipt():
                 self._journal.receive(message)
-            case Outcome() | Failure():
+            case Outcome():
                 self._conclude(message)
+            case Failure():
+                self._refused(message)
             case _:
-                self.counters["refused"] += 1
+                self._counts["refused"] += 1
                 _LOGGER.warning("a %s is nothing for a device; refused", type(message).__name__)
 
-    def _conclude(self, message: Outcome | Failure) -> None:
-        pending = self._pending.take(message.request_id)
+    def _conclude(self, outcome: Outcome) -> None:
+        pending = self._pending.get(outcome.request_id)
         if pending is None:
-            self.counters["late_or_duplicate"] += 1
+            self._counts["late_or_duplicate"] += 1
             return
-        match message:
-            case Outcome():
-                self.settle(pending, self._answer_from(pending, message))
-            case Failure():
-                _LOGGER.warning("%s: %s refused it: %s", pending.request_id, message.node, message.detail)
-                self._degrade(pending, f"{message.node}: {message.code}: {message.detail}")
-
-    def _answer_from(self, pending: Pending, outcome: Outcome) -> Answer:
         try:
-            return self.answers.from_outcome(pending, outcome)
-        except IndexError:
-            return self._own_answer(pending, f"outcome has {len(outcome.logits)} classes")
+            answer = self.answers.from_outcome(pending, outcome)
+        except WireError as exc:
+            self._fall_back(pending, f"outcome refused: {exc}")
+            return
+        if self._pending.take(outcome.request_id):
+            self.settle(pending, answer)
+
+    def _refused(self, failure: Failure) -> None:
+        detail = f"{failure.node}: {failure.code}: {failure.detail}"
+        pending = self._pending.get(failure.request_id)
+        if pending is not None:
+            _LOGGER.warning("%s: %s refused it: %.200r", pending.request_id, failure.node, failure.detail)
+            self._fall_back(pending, detail)
+        elif not self._journal.refuse(failure.request_id, detail):
+            self._counts["late_or_duplicate"] += 1
 
     def _attend(self, pending: Pending) -> None:
-        if time.monotonic() >= pending.deadline - self._here_ms / 1000:
-            if self._pending.take(pending.request_id):
-                self._degrade(pending, f"no outcome within {self._limits.budget_ms:.0f} ms")
+        now = time.monotonic()
+        if now >= pending.deadline:
+            self._fall_back(pending, f"no outcome within {self._limits.budget_ms:.0f} ms")
             return
-        pending.attempts += 1
-        self.counters["retried"] += 1
-        self._send(pending)
+        if not self._has_local(pending) and now >= self._shadow_at(pending):
+            self._shadow.ask(pending)
+        if now >= pending.retry_at:
+            self._retry(pending)
         self._pending.wake(pending.request_id, self._next_look(pending))
 
-    def _degrade(self, pending: Pending, detail: str) -> None:
-        self.settle(pending, self._own_answer(pending, detail))
+    def _retry(self, pending: Pending) -> None:
+        if self._transport.is_connected or not pending.sent_bytes:  # else it still waits in the transport's outbox
+            pending.attempts += 1
+            self._counts["retried"] += 1
+            self._send(pending)
+        self._schedule_retry(pending)
 
-    def _own_answer(self, pending: Pending, detail: str) -> Answer:
-        if pending.local is None:
-            started = time.monotonic()
-            try:
-                pending.local = self._run_here(pending)
-            except Exception as exc:  # the request must end all the same
-                _LOGGER.exception("%s: inference failed on the device", pending.request_id)
-                return self.answers.failed(pending, f"{detail}; and here: {exc}")
-            self._here_ms = max(self._here_ms, (time.monotonic() - started) * 1000)
-        return self.answers.from_exit(pending, pending.local, Reason.DEGRADED, detail)
+    def _fall_back(self, pending: Pending, detail: str) -> None:
+        """Answer with the device's own exit, as soon as there is one."""
+        pending.fallback = pending.fallback or detail
+        if pending.local is None and not pending.failure:
+            if not pending.is_shadowed:
+                self._shadow.ask(pending)
+        elif self._pending.take(pending.request_id):
+            self.settle_here(pending, pending.fallback)
+
+    def _shadowed(self, pending: Pending) -> None:
+        """Note that the device's own exit is known; runs on the shadow's thread."""
+        if pending.fallback and self._pending.take(pending.request_id):
+            self.settle_here(pending, pending.fallback)
+
+    def _has_local(self, pending: Pending) -> bool:
+        return pending.local is not None or pending.is_shadowed
+
+    def _shadow_at(self, pending: Pending) -> float:
+        return min(pending.accepted_at + self._limits.shadow_ms / 1000, pending.deadline)
+
+    def _schedule_retry(self, pending: Pending) -> None:
+        """Wait twice as long after every attempt, with jitter so that a fleet does not retry in step."""
+        wait_ms: float = self._limits.retry_ms * 2 ** min(pending.attempts - 1, 16) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+        pending.retry_at = time.monotonic() + wait_ms / 1000
 
     def _next_look(self, pending: Pending) -> float:
-        """Wait twice as long after every attempt, with jitter, but look once more just before the deadline."""
-        wait_ms: float = self._limits.retry_ms * 2 ** (pending.attempts - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
-        return min(time.monotonic() + wait_ms / 1000, pending.deadline - self._here_ms / 1000)
+        at = min(pending.retry_at, pending.deadline)
+        return at if self._has_local(pending) else min(at, self._shadow_at(pending))
 
     def _send(self, pending: Pending) -> None:
         if pending.message is None:
@@ -184,5 +241,5 @@ class Settler:
             self._transport.publish(pending.topic, payload, expiry_s=max(1.0, left_s))
         except TransportError as exc:
             pending.sent_bytes -= len(payload)
-            self.counters["unsent"] += 1
+            self._counts["unsent"] += 1
             _LOGGER.debug("%s: not sent: %s", pending.request_id, exc)

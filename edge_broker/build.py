@@ -9,6 +9,7 @@ from common.service.runner import Runner
 from common.service.tier import open_pipeline, presence, work
 from common.service.worker import Identity
 from common.store.engine import writable_log
+from common.store.lock import sole_writer
 from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox, Transport
 from common.transport.embedded import EmbeddedBroker
@@ -49,9 +50,10 @@ def _recorder(
     settings: EdgeSettings, topics: Topics, transport: Transport, stopping: Stopping, stack: ExitStack
 ) -> Runner:
     """Open the log, to be closed with the stack, and subscribe to the records."""
-    receipts = Receipts(transport, topics)
+    receipts = Receipts(transport, topics, settings.node.id)
+    stack.enter_context(sole_writer(settings.log.url))
     writer = RequestLogWriter(
-        stack.enter_context(writable_log(settings.log.url)),
+        stack.enter_context(writable_log(settings.log.url, synchronous="FULL")),  # a receipt outlives a power cut
         on_committed=receipts.send,
         on_crash=lambda: stopping(CrashError("the log cannot be written")),
     )

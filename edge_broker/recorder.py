@@ -2,41 +2,45 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 from common.errors import OverloadedError, TransportError, WireError
-from common.store.writer import RequestLogWriter
+from common.store.writer import Committed, RequestLogWriter
 from common.transport.contract import Delivery, Transport
 from common.types import Record
 from common.wire import codec
-from common.wire.messages import LogRecord, Receipt
+from common.wire.messages import Failure, LogRecord, Receipt
 from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class Receipts:
-    """Tells each device which of its records are committed."""
+    """Tells each device which of its records are committed, and which the log will never take."""
 
-    def __init__(self, transport: Transport, topics: Topics) -> None:
+    def __init__(self, transport: Transport, topics: Topics, node: str) -> None:
         self._transport = transport
         self._topics = topics
-        self._senders: dict[str, str] = {}  # device by request, until committed
+        self._node = node
 
-    def owe(self, record: Record) -> None:
-        """Remember who sent a record."""
-        self._senders[record.answer.request_id] = record.answer.device_id
-
-    def send(self, request_ids: tuple[str, ...]) -> None:
+    def send(self, committed: Sequence[Committed]) -> None:
         """Send one receipt per device."""
         by_device: dict[str, list[str]] = {}
-        for request_id in request_ids:
-            if device_id := self._senders.pop(request_id, None):
-                by_device.setdefault(device_id, []).append(request_id)
+        for device_id, request_id in committed:
+            by_device.setdefault(device_id, []).append(request_id)
         for device_id, ids in by_device.items():
-            try:
-                self._transport.publish(self._topics.outcome(device_id), codec.encode(Receipt(request_ids=tuple(ids))))
-            except TransportError as exc:
-                _LOGGER.warning("%d receipts for %s are not sent; its records come again: %s", len(ids), device_id, exc)
+            self._say(device_id, Receipt(request_ids=tuple(ids)))
+
+    def refuse(self, record: Record, reason: str) -> None:
+        """Tell the sender that a record cannot be logged, so that it does not come again."""
+        refusal = Failure(request_id=record.answer.request_id, code="bad_message", detail=reason, node=self._node)
+        self._say(record.answer.device_id, refusal)
+
+    def _say(self, device_id: str, message: Receipt | Failure) -> None:
+        try:
+            self._transport.publish(self._topics.outcome(device_id), codec.encode(message))
+        except TransportError as exc:
+            _LOGGER.warning("a receipt for %s is not sent; its records come again: %s", device_id, exc)
 
 
 class Recorder:
@@ -57,11 +61,18 @@ class Recorder:
             message = codec.decode(delivery.payload)
             if not isinstance(message, LogRecord):
                 raise WireError(f"the log takes records, not {type(message).__name__}")  # noqa: TRY301 - one refusal
-            self._receipts.owe(message.record)
+        except WireError as exc:
+            self._count_refusal(delivery, exc)
+            return
+        try:
             self._writer.append(message.record)
         except WireError as exc:
-            self.counters["refused"] += 1
-            _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
+            self._count_refusal(delivery, exc)
+            self._receipts.refuse(message.record, str(exc))
         except OverloadedError as exc:
             self.counters["deferred"] += 1
             _LOGGER.warning("a record has to come again: %s", exc)
+
+    def _count_refusal(self, delivery: Delivery, exc: WireError) -> None:
+        self.counters["refused"] += 1
+        _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)

@@ -4,10 +4,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,6 +23,13 @@ _Entry = tuple[Row, list[Row]]
 _RETRY_S = 0.1
 
 
+class Committed(NamedTuple):
+    """A request that the log now holds, and whose it is."""
+
+    device_id: str
+    request_id: str
+
+
 class RequestLogWriter:
     """Append records from any thread; a repeated request is ignored, yet reported as committed.
 
@@ -32,7 +39,7 @@ class RequestLogWriter:
     def __init__(
         self,
         engine: sa.Engine,
-        on_committed: Callable[[tuple[str, ...]], None] | None = None,
+        on_committed: Callable[[Sequence[Committed]], None] | None = None,
         *,
         on_crash: Callable[[], None] | None = None,
         max_queued: int = 10_000,
@@ -146,7 +153,7 @@ class RequestLogWriter:
         self.committed += len(batch)
         if self._on_committed:
             try:
-                self._on_committed(tuple(row["request_id"] for row, _ in batch))
+                self._on_committed([Committed(row["device_id"], row["request_id"]) for row, _ in batch])
             except DimeeError as exc:  # senders without a receipt send again, and are told then
                 _LOGGER.warning("%d records are logged, but their receipts failed: %s", len(batch), exc)
 

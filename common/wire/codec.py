@@ -6,15 +6,15 @@ import msgpack
 import msgspec
 
 from common.errors import WireError
-from common.wire.messages import Message
+from common.wire.messages import LogRecord, Message
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 
 def encode(message: Message) -> bytes:
-    """Pack a message; floats travel in single precision."""
+    """Pack a message; floats travel in single precision, but for records, whose times need more."""
     fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-    packed: bytes = msgpack.packb(fields, use_bin_type=True, use_single_float=True)
+    packed: bytes = msgpack.packb(fields, use_bin_type=True, use_single_float=not isinstance(message, LogRecord))
     return packed
 
 

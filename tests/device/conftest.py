@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.config.settings import DeviceLimits, DeviceLog, DeviceSettings, Model, Mqtt, Node, Routing, Worker
+from common.config.settings import DeviceLimits, DeviceLog, DeviceSettings, Model, Mqtt, Node, Outbox, Routing, Worker
 from common.engine.choice import routing_table
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
@@ -64,14 +64,17 @@ class Site:
         transport.subscribe(TOPICS.log, inbox)
         self._stack.enter_context(Runner("recorder", inbox, _Receipting(transport, self.records), Stopping()))
 
-    def start_device(self, *, policy: str = "unsure", **limits: Any) -> Agent:
+    def start_device(
+        self, *, policy: str = "unsure", outbox: Path | None = None, drain_s: float = 5.0, **limits: Any
+    ) -> Agent:
         settings = DeviceSettings(
             node=Node(id="pi-1"),
             mqtt=Mqtt(),
             model=Model(bundle=str(self.bundle.directory)),
             routing=Routing(policy=policy),
             device=DeviceLimits(**{"budget_ms": 5000.0, **limits}),
-            log=DeviceLog(keep_text=True, drain_s=5.0),
+            log=DeviceLog(keep_text=True, drain_s=drain_s),
+            outbox=Outbox(path=None if outbox is None else str(outbox)),
         )
         return self._stack.enter_context(start_agent(settings, Stopping(), self.transport("pi-1")))
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from common.errors import OverloadedError, StoreError, TransportError, WireError
 from common.store.schema import hop, request_log
-from common.store.writer import RequestLogWriter
+from common.store.writer import Committed, RequestLogWriter
 from tests.store.conftest import RecordMaker
 
 LIMIT_S = 20
@@ -32,14 +32,14 @@ def test_a_record_becomes_one_row_and_one_per_hop(log: sa.Engine, record: Record
 
 
 def test_a_repeated_record_is_ignored_and_reported_again(log: sa.Engine, record: RecordMaker) -> None:
-    committed: list[str] = []
+    committed: list[Committed] = []
 
     for _ in range(2):
         with RequestLogWriter(log, committed.extend) as writer:
             writer.append(record("twice", label="positive"))
             writer.append(record("twice", label="negative", hops=()))
 
-    assert committed == ["twice"] * 4
+    assert [one.request_id for one in committed] == ["twice"] * 4
     assert (count(log, request_log), count(log, hop)) == (1, 2)
     with log.connect() as connection:
         assert connection.scalar(sa.select(request_log.c.label)) == "positive"
@@ -79,7 +79,7 @@ def test_failing_receipts_do_not_stop_the_log(
 
 
 def test_many_threads_append_and_every_record_is_kept(log: sa.Engine, record: RecordMaker) -> None:
-    committed: list[str] = []
+    committed: list[Committed] = []
 
     with RequestLogWriter(log, committed.extend, max_batch=7) as writer:
         threads = [
@@ -91,7 +91,7 @@ def test_many_threads_append_and_every_record_is_kept(log: sa.Engine, record: Re
         for thread in threads:
             thread.join(LIMIT_S)
 
-    assert sorted(committed) == sorted(f"{t}-{i}" for t in range(4) for i in range(100))
+    assert sorted(one.request_id for one in committed) == sorted(f"{t}-{i}" for t in range(4) for i in range(100))
     assert count(log, request_log) == 400
 
 
@@ -199,11 +199,11 @@ def test_what_no_column_can_hold_is_the_senders_fault(
 _WRITE_FOR_EVER = """
 import sys
 from common.store.engine import writable_log
-from common.store.writer import RequestLogWriter
+from common.store.writer import Committed, RequestLogWriter
 from common.types import Answer, Hop, Reason, Record, Tier
 
 hop = Hop(tier=Tier.DEVICE, node="pi-1", start=0, end=2, queue_ms=0.0, compute_ms=1.0)
-with writable_log(sys.argv[1]) as engine, RequestLogWriter(engine, lambda ids: print(*ids, flush=True)) as writer:
+with writable_log(sys.argv[1]) as engine, RequestLogWriter(engine, lambda done: print(*(one.request_id for one in done), flush=True)) as writer:
     for number in range(10**9):
         answer = Answer(
             request_id=str(number), device_id="pi-1", model_revision="", reason=Reason.CONFIDENT, label="a",

@@ -1,0 +1,248 @@
+"""A device's outbox on disk: accepted requests and unreceipted records, in one SQLite file of one process.
+
+A statement that has returned survives a kill of the process; ``sync`` makes it survive a power cut as well.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from common.errors import StoreError
+from common.store.engine import storing
+
+_LOGGER = logging.getLogger(__name__)
+_VERSION = 1
+_BUSY_TIMEOUT_MS = 1000  # a killed predecessor's lock is gone at once; a living one keeps it
+_CHECKPOINT_PAGES = 4000
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_PRUNE_EVERY = 256
+
+_SCHEMA = """
+CREATE TABLE request (
+    request_id  TEXT NOT NULL PRIMARY KEY,
+    input_id    TEXT,              -- the application's own name for it
+    created_at  REAL NOT NULL,     -- seconds since the epoch, by the device's wall clock
+    deadline    REAL NOT NULL,     -- the same
+    text        TEXT,              -- null once it is answered
+    pair        TEXT,
+    true_label  TEXT,
+    record      BLOB,              -- what the recorder is to get; null until it is answered
+    is_recorded INTEGER NOT NULL DEFAULT 0,  -- receipted or refused; kept for its input_id
+    refusal     TEXT               -- why the recorder does not want it
+) STRICT
+"""
+
+
+class Promised(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted request as it waits on disk, enough to begin it again."""
+
+    request_id: str
+    input_id: str | None = None
+    created_at: float  # seconds since the epoch, by the device's wall clock
+    deadline: float  # the same
+    text: str
+    pair: str | None = None
+    true_label: str | None = None
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """An answered request as it waits on disk."""
+
+    request_id: str
+    input_id: str | None
+    record: bytes
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """What a former process left, each in order of deadline."""
+
+    unanswered: tuple[Promised, ...]
+    unrecorded: tuple[Kept, ...]
+    recorded: tuple[Kept, ...]  # only those with an input_id
+
+
+class OutboxFile:
+    """The file's statements; the caller lets one thread in at a time, but for ``sync``."""
+
+    def __init__(self, connection: sa.Connection, path: Path, *, max_remembered: int) -> None:
+        self._connection = connection
+        self._path = path
+        self._max_remembered = max_remembered
+        self._forgotten = 0  # since the last pruning
+        self._log = os.open(f"{path}-wal", os.O_RDONLY)  # carries no locks, so opening it loses none
+
+    def close(self) -> None:
+        """Let go of the write-ahead log."""
+        os.close(self._log)
+
+    def accept(self, promised: Promised) -> None:
+        """Keep an accepted request."""
+        self._do(_ACCEPT, [msgspec.structs.astuple(promised)])
+
+    def finish(self, request_id: str, record: bytes) -> None:
+        """Put the record of an answered request in the request's place."""
+        self._do(_FINISH, [(record, request_id)])
+
+    def forget(self, request_ids: Sequence[str]) -> None:
+        """Drop what the recorder has; what an application may ask for again is kept, up to the bound."""
+        rows = [(request_id,) for request_id in request_ids]
+        self._do("UPDATE request SET is_recorded = 1 WHERE request_id = ? AND input_id IS NOT NULL", rows)
+        self._do("DELETE FROM request WHERE request_id = ? AND input_id IS NULL", rows)
+        self._forgotten += len(rows)
+        if self._forgotten >= _PRUNE_EVERY:
+            self._forgotten = 0
+            self._do(_PRUNE, [(self._max_remembered,)])
+
+    def refuse(self, request_id: str, reason: str) -> None:
+        """Keep a record that the recorder will not take, aside and with the reason."""
+        self._do("UPDATE request SET is_recorded = 1, refusal = ? WHERE request_id = ?", [(reason, request_id)])
+
+    def load(self) -> Contents:
+        """Read what waits."""
+        with storing(self._connection.engine):
+            waiting = self._connection.exec_driver_sql(_UNANSWERED).all()
+            kept = self._connection.exec_driver_sql(_ANSWERED).all()
+        records = [(Kept(request_id=row[0], input_id=row[1], record=row[2]), bool(row[3])) for row in kept]
+        return Contents(
+            unanswered=tuple(Promised(**row._asdict()) for row in waiting),
+            unrecorded=tuple(one for one, is_recorded in records if not is_recorded),
+            recorded=tuple(one for one, is_recorded in records if is_recorded),
+        )
+
+    def sync(self) -> None:
+        """Wait until the disk has all statements that have returned; any thread may.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        try:
+            os.fsync(self._log)
+        except OSError as exc:
+            raise StoreError(f"{self._path}: cannot be synced to disk: {exc}") from exc
+
+    def _do(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with storing(self._connection.engine):
+            self._connection.exec_driver_sql("BEGIN")
+            try:
+                for row in rows:
+                    self._connection.exec_driver_sql(statement, row)
+                self._connection.exec_driver_sql("COMMIT")
+            except sa.exc.DBAPIError:
+                if self._connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                    self._connection.exec_driver_sql("ROLLBACK")
+                raise
+
+
+_ACCEPT = (
+    "INSERT INTO request (request_id, input_id, created_at, deadline, text, pair, true_label) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_FINISH = "UPDATE request SET record = ?, text = NULL, pair = NULL WHERE request_id = ?"
+_PRUNE = (
+    "DELETE FROM request WHERE is_recorded = 1 AND request_id <= "
+    "(SELECT request_id FROM request WHERE is_recorded = 1 ORDER BY request_id DESC LIMIT 1 OFFSET ?)"
+)
+_UNANSWERED = (
+    "SELECT request_id, input_id, created_at, deadline, text, pair, true_label FROM request "
+    "WHERE record IS NULL ORDER BY deadline"
+)
+_ANSWERED = (
+    "SELECT request_id, input_id, record, is_recorded FROM request WHERE record IS NOT NULL "
+    "AND refusal IS NULL ORDER BY deadline"
+)
+
+
+@contextmanager
+def outbox_file(path: Path, *, max_remembered: int) -> Iterator[OutboxFile]:
+    """Open a device's outbox; a damaged file is kept aside and a fresh one begun.
+
+    Raises:
+        StoreError: The folder is missing, the disk refuses, another process holds it, or it is of a newer release.
+    """
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise StoreError(f"{path}: there is no folder {folder}; create it or name another outbox.path")
+    engine = _engine(path)
+    try:
+        connection = _open(engine, path)
+    except _DamagedError as exc:
+        engine.dispose()
+        aside = _set_aside(path)
+        _LOGGER.error("%s is damaged (%s); it is kept as %s and an empty outbox begun", path, exc, aside)  # noqa: TRY400 - the cause is said
+        engine = _engine(path)
+        connection = _open(engine, path)
+    try:
+        opened = OutboxFile(connection, path, max_remembered=max_remembered)
+        try:
+            yield opened
+        finally:
+            opened.close()
+    finally:
+        connection.close()
+        engine.dispose()
+
+
+class _DamagedError(Exception):
+    """The file is no outbox that SQLite can read."""
+
+
+def _engine(path: Path) -> sa.Engine:
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    return sa.create_engine(sa.URL.create("sqlite", database=str(path)), creator=connect, hide_parameters=True)
+
+
+def _open(engine: sa.Engine, path: Path) -> sa.Connection:
+    try:
+        connection = engine.connect()
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sa.exc.DatabaseError as exc:
+        if getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            raise _DamagedError(str(exc.orig)) from exc
+        with storing(engine):
+            raise
+    return connection
+
+
+def _prepare(connection: sa.Connection, path: Path) -> None:
+    run = connection.exec_driver_sql
+    run(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    run("PRAGMA locking_mode = EXCLUSIVE")  # two processes on one outbox would answer everything twice
+    run("PRAGMA journal_mode = WAL")
+    run("PRAGMA synchronous = NORMAL")  # sync() follows; a checkpoint syncs by itself
+    run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    found = run("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        raise _DamagedError(found)
+    version = run("PRAGMA user_version").scalar() or 0
+    if version > _VERSION:
+        raise StoreError(
+            f"{path}: the outbox has version {version}, this release knows up to {_VERSION}; upgrade dimee"
+        )
+    run("BEGIN IMMEDIATE")
+    if version == 0:
+        run(_SCHEMA)
+        run("CREATE INDEX request_recorded ON request (is_recorded, request_id)")
+    run(f"PRAGMA user_version = {_VERSION}")
+    run("COMMIT")
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}")
+    for suffix in ("", "-wal", "-shm"):
+        source = Path(f"{path}{suffix}")
+        if source.exists():
+            source.rename(f"{aside}{suffix}")
+    return aside

@@ -1,0 +1,141 @@
+"""What a device has promised outlives its process, a full disk and a damaged file."""
+
+import logging
+import threading
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import OverloadedError, StoreError
+from common.store.outbox import OutboxFile, Promised, outbox_file
+from common.types import Reason
+from device_agent.outbox import DiskOutbox
+
+LIMIT_S = 10.0
+
+
+def promised(request_id: str, **changes: Any) -> Promised:
+    fields = {"request_id": request_id, "created_at": 1.0, "deadline": 2.0, "text": "a fine film"}
+    return Promised(**(fields | changes))
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Any:
+    with DiskOutbox(tmp_path / "outbox.sqlite", sync="accepted", max_remembered=10, on_crash=pytest.fail) as opened:
+        yield opened
+
+
+def test_an_answer_waits_until_its_request_is_on_disk(outbox: DiskOutbox, monkeypatch: Any) -> None:
+    may_sync, is_released = threading.Event(), threading.Event()
+    sync = OutboxFile.sync
+    monkeypatch.setattr(OutboxFile, "sync", lambda file: (may_sync.wait(LIMIT_S), sync(file)))
+
+    outbox.accept(promised("a"))
+    outbox.finish("a", b"record", is_released.set)
+    was_held = not is_released.is_set()
+    may_sync.set()
+
+    assert was_held
+    assert is_released.wait(LIMIT_S)
+
+
+def test_while_the_disk_is_full_new_requests_are_refused_and_accepted_ones_are_answered(
+    outbox: DiskOutbox, monkeypatch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("outbox.sqlite: database or disk is full; free some space on the disk")
+
+    released, accept, finish = [threading.Event() for _ in range(2)], OutboxFile.accept, OutboxFile.finish
+    outbox.accept(promised("a"))
+    monkeypatch.setattr(OutboxFile, "accept", full)
+    monkeypatch.setattr(OutboxFile, "finish", full)
+    outbox.finish("a", b"record", released[0].set)
+    with caplog.at_level(logging.WARNING), pytest.raises(OverloadedError, match="free some space"):
+        outbox.accept(promised("b"))
+    assert released[0].wait(LIMIT_S)
+    assert caplog.text.count("new requests are refused") <= 1
+
+    monkeypatch.setattr(OutboxFile, "accept", accept)
+    monkeypatch.setattr(OutboxFile, "finish", finish)
+    _accept_soon(outbox, promised("c"))
+    outbox.finish("c", b"later", released[1].set)
+    assert released[1].wait(LIMIT_S)
+    outbox.__exit__(None, None, None)
+    with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as file:
+        assert Counter(one.record for one in file.load().unrecorded) == Counter([b"record", b"later"])
+
+
+def _accept_soon(outbox: DiskOutbox, one: Promised) -> None:
+    pause = threading.Event()
+    for _ in range(100):
+        try:
+            outbox.accept(one)
+        except OverloadedError:
+            pause.wait(0.1)
+        else:
+            return
+    pytest.fail("the outbox did not recover")
+
+
+def test_records_of_a_former_process_reach_the_log_once(site: Any, tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    first = site.start_device(policy="device-only", outbox=path, drain_s=0.1)
+    answers = [first.classify("a fine film") for _ in range(3)]
+    first.__exit__(None, None, None)
+
+    site.start_recorder()
+    second = site.start_device(policy="device-only", outbox=path)
+
+    assert second.wait_recorded(LIMIT_S) == 0
+    assert [record.answer.request_id for record in site.records] == [answer.request_id for answer in answers]
+    second.__exit__(None, None, None)
+    with outbox_file(path, max_remembered=1) as file:
+        assert file.load().unrecorded == ()
+
+
+@pytest.mark.parametrize(
+    ("age_s", "reason"), [(0.0, Reason.CONFIDENT), (3600.0, Reason.DEGRADED), (-3600.0, Reason.DEGRADED)]
+)
+def test_an_unanswered_request_of_a_former_process_is_sent_while_worth_it_and_else_answered_here(
+    site: Any, tmp_path: Path, age_s: float, reason: Reason
+) -> None:
+    import time
+
+    from common.types import Tier
+
+    path, at = tmp_path / "outbox.sqlite", time.time() - age_s
+    with outbox_file(path, max_remembered=1) as file:
+        file.accept(promised("left", input_id="mine", created_at=at, deadline=at + 5))
+    site.start_recorder()
+    site.start_tier(Tier.EDGE, thresholds={2: 0.0})
+
+    agent = site.start_device(outbox=path)
+    (recovered,) = agent.recovered
+
+    answer = recovered.future.result(LIMIT_S)
+    assert (answer.request_id, answer.reason, recovered.input_id) == ("left", reason, "mine")
+    assert answer.detail == ("" if reason is Reason.CONFIDENT else "its budget ran out while the device was down")
+    assert agent.wait_recorded(LIMIT_S) == 0
+    assert [record.answer.request_id for record in site.records] == ["left"]
+
+
+def test_a_second_agent_on_one_outbox_does_not_start(site: Any, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(outbox_file(tmp_path / "outbox.sqlite", max_remembered=1))
+
+        with pytest.raises(StoreError, match="another process holds it"):
+            site.start_device(outbox=tmp_path / "outbox.sqlite")
+
+
+def test_at_the_cap_the_oldest_record_is_dropped_where_the_policy_says_so(site: Any) -> None:
+    agent = site.start_device(policy="device-only", max_unrecorded=2, when_full="drop", drain_s=0.1)
+
+    answers = [agent.classify("a fine film") for _ in range(5)]
+    site.start_recorder()
+
+    assert agent.counters["dropped_records"] == 3
+    assert agent.wait_recorded(LIMIT_S) == 0
+    assert [record.answer.request_id for record in site.records] == [answer.request_id for answer in answers[3:]]

@@ -1,0 +1,157 @@
+"""Races and bad news on the way to the one answer."""
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from common.transport.contract import Inbox
+from common.types import Hop, Reason, Tier
+from common.wire import codec
+from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome
+from common.wire.topics import Topics
+
+TOPICS = Topics("home")
+TEXT = "a fine warm film"
+LIMIT_S = 10.0
+
+
+def ask(site: Any, agent: Any) -> tuple[Any, HiddenStates, Any]:
+    """Submit a text and take its request as a tier would."""
+    tier, requests = site.transport("edge"), Inbox(10)
+    tier.subscribe(TOPICS.request(Tier.EDGE), requests)
+    future = agent.submit(TEXT)
+    delivery = requests.get(LIMIT_S)
+    assert delivery is not None
+    request = codec.decode(delivery.payload)
+    assert isinstance(request, HiddenStates)
+    return future, request, tier
+
+
+def outcome(request: HiddenStates, **changes: Any) -> Outcome:
+    hop = Hop(tier=Tier.EDGE, node="edge-1", start=1, end=2, queue_ms=0.0, compute_ms=1.0)
+    fields = {
+        "request_id": request.request_id,
+        "model_revision": request.model_revision,
+        "reason": Reason.FINAL,
+        "logits": (0.0, 9.0),
+        "confidence": 0.9,
+        "exit_layer": 2,
+        "threshold": None,
+        "hops": (*request.hops, hop),
+    }
+    return Outcome(**(fields | changes))
+
+
+@pytest.mark.parametrize("changes", [{"exit_layer": 99}, {"logits": (float("nan"), 1.0)}, {"logits": (1.0,)}])
+def test_an_outcome_that_fits_no_model_is_answered_degraded(site: Any, changes: dict[str, Any]) -> None:
+    site.start_recorder()
+    agent = site.start_device()
+    future, request, tier = ask(site, agent)
+
+    tier.publish(TOPICS.outcome("pi-1"), codec.encode(outcome(request, **changes)))
+
+    answer = future.result(LIMIT_S)
+    assert (answer.reason, answer.exit_tier) == (Reason.DEGRADED, Tier.DEVICE)
+    assert "outcome refused" in answer.detail
+
+
+def test_a_number_too_large_for_the_wire_harms_nobody(site: Any) -> None:
+    site.start_recorder()
+    agent = site.start_device(budget_ms=500.0)
+    future, request, tier = ask(site, agent)
+    fields = msgpack.unpackb(codec.encode(outcome(request)), use_list=True)
+    fields[-1][-1][5] = 1e300  # compute_ms of the last hop; it would not fit the record's single precision
+
+    tier.publish(TOPICS.outcome("pi-1"), msgpack.packb(fields))
+
+    assert future.result(LIMIT_S).reason is Reason.DEGRADED
+    assert agent.classify(TEXT).label is not None
+
+
+def test_a_cancelled_future_does_not_stop_the_settler(site: Any) -> None:
+    site.start_recorder()
+    agent = site.start_device(budget_ms=300.0)
+
+    future = agent.submit(TEXT)
+
+    assert not future.cancel()
+    assert future.result(LIMIT_S).reason is Reason.DEGRADED
+
+
+def test_words_that_no_column_holds_do_not_keep_a_record_from_the_log(site: Any) -> None:
+    site.start_recorder()
+    agent = site.start_device()
+    future, request, tier = ask(site, agent)
+    said = Failure(request_id=request.request_id, code="internal", detail="a\0b" * 1000, node="edge-1")
+
+    tier.publish(TOPICS.outcome("pi-1"), codec.encode(said))
+    answer = future.result(LIMIT_S)
+
+    assert "\0" not in answer.detail
+    assert len(answer.detail) <= 400
+    agent.submit("fine\0film", true_label="a\0b").result(LIMIT_S)
+    assert agent.wait_recorded(LIMIT_S) == 0
+    assert not any("\0" in (record.text or "") for record in site.records)
+
+
+def test_a_record_that_the_recorder_refuses_is_set_aside_and_does_not_come_again(site: Any) -> None:
+    agent = site.start_device(policy="device-only")
+    recorder, records = site.transport("recorder"), Inbox(10)
+    recorder.subscribe(TOPICS.log, records)
+    answer = agent.classify(TEXT)
+    refusal = Failure(request_id=answer.request_id, code="bad_message", detail="no such column", node="edge-1")
+
+    recorder.publish(TOPICS.outcome("pi-1"), codec.encode(refusal))
+
+    assert agent.wait_recorded(LIMIT_S) == 0
+    assert agent.counters["quarantined"] == 1
+
+
+def test_requests_that_find_no_place_in_flight_are_answered_within_their_budget(site: Any) -> None:
+    import threading
+    import time
+
+    site.start_recorder()
+    agent = site.start_device(max_in_flight=1, budget_ms=400.0)
+    answers: list[Any] = []
+    started = time.monotonic()
+    threads = [threading.Thread(target=lambda: answers.append(agent.classify(TEXT))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+
+    assert {answer.reason for answer in answers} == {Reason.DEGRADED}
+    assert time.monotonic() - started < 2.0  # not one budget after the other
+    assert any("max_in_flight" in answer.detail for answer in answers)
+
+
+def test_records_keep_the_time_of_their_request(site: Any) -> None:
+    import time
+
+    site.start_recorder()
+    agent = site.start_device(policy="device-only")
+    before = time.time()
+    agent.classify(TEXT)
+    assert agent.wait_recorded(LIMIT_S) == 0
+
+    (record,) = site.records
+    assert before <= record.created_at <= time.time()
+    assert isinstance(codec.decode(codec.encode(LogRecord(record=record))), LogRecord)
+
+
+def test_a_dead_settler_leaves_nobody_waiting(site: Any, monkeypatch: Any) -> None:
+    from common.errors import CrashError
+    from device_agent.settler import Settler
+
+    agent = site.start_device(drain_s=0.1)
+    future, request, tier = ask(site, agent)
+    monkeypatch.setattr(Settler, "_receive", lambda *_: 1 / 0)
+
+    tier.publish(TOPICS.outcome("pi-1"), codec.encode(outcome(request)))
+
+    with pytest.raises(CrashError, match="settler"):
+        future.result(LIMIT_S)
+    with pytest.raises(CrashError):
+        agent.submit(TEXT).result(LIMIT_S)

@@ -6,6 +6,7 @@ import msgspec
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -61,7 +62,9 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
 
 class DeviceLog(Section, frozen=True, kw_only=True):
     """What a device tells the log."""
+    when_full: Literal["refuse", "drop"] = "refuse"  # at max_unrecorded: new requests, or oldest records
 
+    shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     keep_text: bool = False  # the texts themselves
     drain_s: Positive = 10.0  # how long a stop waits for the recorder's receipts
 
@@ -72,6 +75,14 @@ class Worker(Section, frozen=True, kw_only=True):
     codec: str = "int8"  # of the hidden states it escalates
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
     max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
+class Outbox(Section, frozen=True, kw_only=True):
+    """Where a device keeps what it has promised."""
+
+    path: str | None = None  # SQLite file; in memory, and lost with the process, otherwise
+    sync: Literal["accepted", "answered"] = "accepted"  # what is on disk, safe from a power cut, before an answer goes
+    max_remembered: AtLeastOne = 4096  # answered inputs whose id may come again
+
+
 
 
 class EdgeLog(Section, frozen=True, kw_only=True):
@@ -104,6 +115,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     """One edge."""
 
     node: Node
+    outbox: Outbox = Outbox()
     mqtt: Mqtt = Mqtt()
     model: Model = Model()
     routing: Routing = Routing()

@@ -9,21 +9,29 @@ chance of being so low is computed for every share of discordant pairs that the 
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.evaluation.simulation import Numbers
+from common.routing.evidence import Bools
 
 Counts = NDArray[np.int64]
 
 _GAMMA_SHARE = 0.02  # of the error, spent on bounding the share of discordant pairs
 _SHARES_TRIED = 13  # of discordant pairs, between the target and the bound
+_DROPS_TRIED = 9  # true drops, between none and twice the target
+_ROUNDING = 1e-9
+_LONG_RUN = 100
 _SPREAD = 6.0  # standard deviations of each count that are summed; what lies beyond is added to the result
 
 
-def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 0.1) -> float:
-    """Bound the chance of so small a loss if the true drop exceeded ``target``.
+def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 0.1, over: int | None = None) -> float:
+    """Bound the chance of so small a loss if the drop exceeded ``target``.
+
+    With ``over``, the drop is the one counted over that many further answers: for every true drop, the chance of so
+    small a loss here times the chance of exceeding the target there is the chance of a broken promise.
 
     Args:
         lost: Samples that only the reference answered rightly.
@@ -31,6 +39,7 @@ def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 
         samples: All samples.
         target: Accuracy drop, 0..1.
         error: Level that the result will be compared with; shapes the test, which is valid for any.
+        over: Number of further answers; None is the long run, as is anything beyond a hundred times the samples.
     """
     if target >= 1 or samples == 0:
         return 1.0
@@ -38,9 +47,19 @@ def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 
     bound = _upper_share(lost + won, samples, gamma)
     if bound <= target:
         return gamma
-    observed = float(_score(np.array(lost), np.array(won), samples, target))
-    shares = np.linspace(target, bound, _SHARES_TRIED)[1:]
-    return min(1.0, gamma + max(_tail(observed, samples, float(share), target) for share in shares))
+    lattice = _Lattice(samples, target, bound)
+    is_as_low = lattice.scores <= float(_score(np.array(lost), np.array(won), samples, target)) + _ROUNDING
+    shares = np.linspace(target, bound, _SHARES_TRIED)[1:].tolist()
+    if over is None or over > _LONG_RUN * samples:
+        return min(1.0, gamma + max(lattice.chance(is_as_low, share, target) for share in shares))
+    further = _Lattice(over, target, bound)
+    exceeds = further.lost - further.won > target * over + _ROUNDING
+    broken = (
+        further.chance(exceeds, share, drop) * lattice.chance(is_as_low, share, drop)
+        for share in shares[::3]
+        for drop in np.linspace(0, min(share, 2 * target), _DROPS_TRIED).tolist()
+    )
+    return min(1.0, gamma + max(broken))
 
 
 def upper_drop(lost: int, won: int, samples: int, *, error: float = 0.1) -> float:
@@ -56,18 +75,14 @@ def upper_drop(lost: int, won: int, samples: int, *, error: float = 0.1) -> floa
 
 
 def samples_needed(drop: float, discordant: float, target: float, *, error: float = 0.1) -> int | None:
-    """Estimate how many samples would certify ``target`` for a policy with this drop and share of discordant pairs."""
+    """Estimate how many samples would certify ``target`` every second time, at this drop and share of discordant pairs.
+
+    By the normal approximation, within a few per cent of the exact test; None where the drop is no smaller.
+    """
     if drop >= target:
         return None
-    low, high = 50, 200
-    while not _would_certify(high, drop, discordant, target, error):
-        low, high = high, high * 2
-        if high > 10_000_000:
-            return None
-    while high - low > max(10, low // 50):
-        middle = (low + high) // 2
-        low, high = (low, middle) if _would_certify(middle, drop, discordant, target, error) else (middle, high)
-    return high
+    deviations = NormalDist().inv_cdf(1 - error)
+    return max(math.ceil(math.log(1 / error) / target), math.ceil(discordant * (deviations / (target - drop)) ** 2))
 
 
 def longest_certified(harms: list[Numbers], target: float, *, error: float = 0.1) -> int:
@@ -84,12 +99,6 @@ def longest_certified(harms: list[Numbers], target: float, *, error: float = 0.1
     return len(harms)
 
 
-def _would_certify(samples: int, drop: float, discordant: float, target: float, error: float) -> bool:
-    pairs = discordant * samples
-    lost, won = round((pairs + drop * samples) / 2), round((pairs - drop * samples) / 2)
-    return p_value(max(0, lost), max(0, won), samples, target, error=error) <= error
-
-
 def _score(lost: Counts, won: Counts, samples: int, target: float) -> Numbers:
     """Tango's statistic: the excess of the drop over ``target``, in standard errors at the likeliest null."""
     linear = 2 * (samples - lost - won) * target - (lost + won) * (1 - target) + 2 * won * target
@@ -100,24 +109,28 @@ def _score(lost: Counts, won: Counts, samples: int, target: float) -> Numbers:
     return excess
 
 
-def _tail(observed: float, samples: int, share: float, target: float) -> float:
-    """P(statistic <= observed) with P(lost) - P(won) = target and P(lost) + P(won) = share."""
-    chances = (share + target) / 2, (share - target) / 2
-    lost, won = (_likely(samples, chance) for chance in chances)
-    lost, won = lost[:, None], won[None, :]
-    neither = samples - lost - won
-    possible = neither >= 0
-    table = _log_factorials(1 << max(10, int(samples).bit_length()))
-    logs = table[samples] - table[lost] - table[won] - table[np.maximum(neither, 0)]
-    logs = logs + _log_power(chances[0], lost) + _log_power(chances[1], won) + _log_power(1 - share, neither)
-    weights = np.where(possible, np.exp(np.where(possible, logs, 0)), 0)  # [lost, won]
-    is_as_low = _score(lost, won, samples, target) <= observed + 1e-9
-    return float(weights[is_as_low & possible].sum() + max(0.0, 1 - weights.sum()))
+class _Lattice:
+    """All likely counts of answers lost [B, 1] and won [1, C] among n, for shares of discordant pairs up to a bound."""
+
+    def __init__(self, samples: int, target: float, bound: float) -> None:
+        self.lost = np.arange(_most(samples, (bound + 2 * target) / 2) + 1)[:, None]
+        self.won = np.arange(_most(samples, bound / 2) + 1)[None, :]
+        self.neither = samples - self.lost - self.won
+        table = _log_factorials(1 << max(10, int(samples).bit_length()))
+        ways = table[samples] - table[self.lost] - table[self.won] - table[np.maximum(self.neither, 0)]
+        self.log_ways: Numbers = np.where(self.neither >= 0, ways, -np.inf)
+        self.scores = _score(self.lost, self.won, samples, target)
+
+    def chance(self, event: Bools, share: float, drop: float) -> float:
+        """Bound the chance of an event if P(lost) - P(won) = drop and P(lost) + P(won) = share; all else counts too."""
+        logs = self.log_ways + _log_power((share + drop) / 2, self.lost) + _log_power((share - drop) / 2, self.won)
+        weights = np.exp(logs + _log_power(1 - share, self.neither))
+        return float(weights[event].sum() + max(0.0, 1 - weights.sum()))
 
 
-def _likely(samples: int, chance: float) -> Counts:
-    middle, deviation = samples * chance, math.sqrt(samples * chance * (1 - chance)) + 1
-    return np.arange(max(0, int(middle - _SPREAD * deviation)), min(samples, int(middle + _SPREAD * deviation)) + 1)
+def _most(samples: int, chance: float) -> int:
+    """A count that is hardly ever exceeded."""
+    return min(samples, math.ceil(samples * chance + _SPREAD * math.sqrt(samples * chance) + _SPREAD))
 
 
 def _upper_share(successes: int, samples: int, error: float) -> float:

@@ -8,7 +8,8 @@ from typer.core import TyperGroup
 
 from common.errors import ConfigError
 
-_EXTRAS = {"amqtt": "edge", "matplotlib": "evaluate", "sklearn": "evaluate"}  # of the packages that are no dependency
+# of the packages that are no dependency
+_EXTRAS = {"amqtt": "edge", "cryptography": "security", "matplotlib": "evaluate", "sklearn": "evaluate"}
 _TRAINING_EXTRA = "train"
 
 

@@ -19,6 +19,7 @@ class RootGroup(LazyGroup):
     summaries: ClassVar[dict[str, str]] = {
         "bench": "Measure this machine and the pipeline.",
         "broker": "Run the embedded MQTT broker.",
+        "certs": "Certificates of a site's nodes.",
         "cloud": "Run a cloud worker: the last layers.",
         "config": "Show or check the settings in force.",
         "demo": "Run all three tiers on this machine and measure them.",

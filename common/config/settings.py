@@ -28,6 +28,10 @@ class Mqtt(Section, frozen=True, kw_only=True):
     site: str = "home"  # first level of every topic behind dimee/v1
     username: str | None = None
     password_file: str | None = None  # the password is the file's first line
+    tls_ca_file: str | None = None  # PEM of the authority that signed the broker's certificate; without it MQTT is plain
+    tls_certificate_file: str | None = None  # PEM; this node's certificate, its name is node.id
+    tls_key_file: str | None = None  # PEM, unencrypted, readable by this node alone
+    is_insecure_allowed: bool = False  # plain MQTT to a broker beyond loopback
     version: Literal["auto", "5", "3.1.1"] = "auto"
     keepalive_s: AtLeastOne = 30
     connect_timeout_s: Positive = 10.0  # how long a start waits for the first connection

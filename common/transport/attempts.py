@@ -107,7 +107,8 @@ class Attempts:
         self._complaint = complaint
         _LOGGER.log(
             level,
-            "no connection to %s: %s; trying on; is the broker running, and are mqtt.host and mqtt.port right?",
+            "no connection to %s: %s; trying on; is the broker running, and are mqtt.host and mqtt.port right?%s",
             self._login.broker,
             complaint,
+            " Does it speak TLS there, and accept mqtt.tls_certificate_file?" if self._login.tls else "",
         )

@@ -6,7 +6,6 @@ loopback addresses alone.
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import threading
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from common.errors import ConfigError, DimeeError, TransportError
+from common.transport.tls import is_loopback
 
 _LOGGER = logging.getLogger(__name__)
 _LISTENER = "default"
@@ -48,7 +48,7 @@ class EmbeddedBroker:
         Raises:
             ConfigError: The address is not loopback, or amqtt is not installed.
         """
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ConfigError(
                 f"embedded broker: {host!r} is not a loopback address, and it has no users to keep strangers out; "
                 "use 127.0.0.1, or run Mosquitto for a network"
@@ -181,15 +181,6 @@ def _broker_factory() -> Any:
     for name in ("amqtt", "transitions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a client's every slip is an error or a traceback there
     return lambda: Quiet(_CONFIG)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ import functools
 import math
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Link:
         self._deliver = deliver
         self._acknowledge = acknowledge
         self._client = self._make_client(version)
+        self._is_unread = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.settimeout(0)
         self._wake_writer.settimeout(0)
@@ -128,7 +130,7 @@ class Link:
 
     def wait_readable(self, timeout: float) -> None:
         """Wait until the socket has something, can take what waits, or somebody calls ``wake``."""
-        if self.events:
+        if self.events or self._is_unread:
             return
         sock: Any = self._client.socket()
         writers = [sock] if self._client.want_write() else []
@@ -150,6 +152,8 @@ class Link:
         """Take in what the socket has and keep the connection alive."""
         self._guarded(self._client.loop_read)
         self._guarded(self._client.loop_misc)
+        sock = self._client.socket()
+        self._is_unread = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # decrypted: select does not see it
 
     def write(self) -> None:
         """Write what is queued as far as the socket takes it; wake the reader to finish the rest."""
@@ -198,6 +202,8 @@ class Link:
         client.max_inflight_messages = 0  # the outbox keeps the window: paho forgets it when it resends
         if login.username is not None:
             client.username_pw_set(login.username, login.password)
+        if login.tls is not None:
+            client.tls_set_context(login.tls)
         if login.will is not None:
             client.will_set(login.will.topic, login.will.payload, qos=1, retain=True)
         client.on_socket_open = _tune

@@ -1,5 +1,6 @@
 """Where to connect and as whom, made from the settings."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from common.config.settings import Mqtt
 from common.errors import ConfigError
 from common.transport.contract import Presence
 from common.transport.outbox import Outgoing
+from common.transport.tls import tls_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class Login:
     keepalive_s: int
     max_packet_bytes: int  # the most we take in, told to the broker under MQTT 5
     will: Outgoing | None
+    tls: ssl.SSLContext | None = None  # None: plain
 
     @property
     def broker(self) -> str:
@@ -32,7 +35,7 @@ def login(settings: Mqtt, client_id: str, presence: Presence | None) -> Login:
     """Gather what CONNECT needs.
 
     Raises:
-        ConfigError: The password file is missing, or a password comes without a user.
+        ConfigError: The password file is missing, a password comes without a user, or the TLS settings are wrong.
     """
     if settings.password_file is not None and settings.username is None:
         raise ConfigError("mqtt.password_file is set and mqtt.username is not; a password needs its user")
@@ -45,6 +48,7 @@ def login(settings: Mqtt, client_id: str, presence: Presence | None) -> Login:
         keepalive_s=settings.keepalive_s,
         max_packet_bytes=settings.max_packet_bytes,
         will=None if presence is None else announcement(presence.topic, presence.gone),
+        tls=tls_context(settings),
     )
 
 

@@ -1,0 +1,76 @@
+"""TLS for the connection to the broker, on Python's own ssl; plain MQTT stays on this machine unless it is allowed."""
+
+import ipaddress
+import ssl
+from pathlib import Path
+
+from common.config.settings import Mqtt
+from common.errors import ConfigError
+
+
+def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
+    """Give the context that the settings ask for; None for plain MQTT.
+
+    Raises:
+        ConfigError: A file is missing or no PEM, a key comes without its certificate or does not belong to it, or the
+            broker is beyond loopback and neither ``mqtt.tls_ca_file`` nor ``mqtt.is_insecure_allowed`` is set.
+    """
+    if settings.tls_ca_file is None:
+        _check_plain(settings)
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the chain and the broker's name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(_file("mqtt.tls_ca_file", settings.tls_ca_file))
+    except ssl.SSLError as exc:
+        raise ConfigError(f"mqtt.tls_ca_file: {settings.tls_ca_file} holds no PEM certificate: {exc.reason}") from exc
+    _load_identity(context, settings)
+    return context
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address certainly means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_plain(settings: Mqtt) -> None:
+    for key in ("tls_certificate_file", "tls_key_file"):
+        if getattr(settings, key) is not None:
+            raise ConfigError(f"mqtt.{key} is set and mqtt.tls_ca_file is not; TLS needs the authority to trust")
+    if not is_loopback(settings.host) and not settings.is_insecure_allowed:
+        raise ConfigError(
+            f"mqtt.host {settings.host!r} is beyond loopback and the connection would be plain: anybody on the way "
+            "could read and forge messages; set mqtt.tls_ca_file (see 'dimee certs init'), or accept the risk with "
+            "mqtt.is_insecure_allowed = true"
+        )
+
+
+def _load_identity(context: ssl.SSLContext, settings: Mqtt) -> None:
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise ConfigError("mqtt.tls_certificate_file and mqtt.tls_key_file belong together; set both or none")
+    certificate_path = _file("mqtt.tls_certificate_file", certificate)
+    key_path = _file("mqtt.tls_key_file", key)
+    try:
+        context.load_cert_chain(certificate_path, key_path, password="")  # else OpenSSL asks the terminal
+    except (ssl.SSLError, ValueError) as exc:
+        raise ConfigError(
+            f"mqtt.tls_key_file: {key} is not the unencrypted PEM key of {certificate} "
+            f"(mqtt.tls_certificate_file): {exc}"
+        ) from exc
+
+
+def _file(key: str, name: str) -> Path:
+    path = Path(name)
+    try:
+        path.open("rb").close()
+    except OSError as exc:
+        raise ConfigError(f"{key}: {name} cannot be read: {exc.strerror}") from exc
+    return path

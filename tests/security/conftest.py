@@ -1,0 +1,93 @@
+"""A site with its own authority, and a Mosquitto that asks for its certificates."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cryptography", reason="security needs cryptography: pip install 'dimee[security]'")
+
+from common.certificates.access import access_list
+from common.certificates.authority import CRL_FILE, Authority
+from common.certificates.names import Role
+from common.config.settings import Mqtt
+from common.transport.mqtt import MqttTransport
+
+NODES = {"edge-1": Role.EDGE, "cloud-1": Role.CLOUD, "pi-1": Role.DEVICE, "pi-2": Role.DEVICE, "app": Role.APPLICATION}
+OVERSEER = "overseer"  # of these tests: sees and says everything
+
+
+class Site:
+    """An authority with its nodes' certificates, and a Mosquitto that demands them."""
+
+    def __init__(self, authority: Authority, broker: Any) -> None:
+        self.authority = authority
+        self.broker = broker
+        self.stack = ExitStack()
+
+    def settings(self, node: str, **overrides: Any) -> Mqtt:
+        """Give the settings with which a node connects."""
+        folder = self.authority.folder / "nodes" / node
+        files = {
+            "tls_ca_file": str(folder / "ca.pem"),
+            "tls_certificate_file": str(folder / "certificate.pem"),
+            "tls_key_file": str(folder / "key.pem"),
+        }
+        return Mqtt(**{"host": "127.0.0.1", "port": self.broker.port, **files, **overrides})
+
+    def transport(self, node: str, *, presence: Any = None, **overrides: Any) -> MqttTransport:
+        """Make a transport for a node, not entered yet."""
+        return MqttTransport(self.settings(node, **overrides), client_id=node, presence=presence)
+
+    def connected(self, node: str, **overrides: Any) -> MqttTransport:
+        """Connect a node until the test ends."""
+        transport = self.stack.enter_context(self.transport(node, **overrides))
+        assert transport.wait_connected(10.0)
+        return transport
+
+
+@pytest.fixture(scope="session")
+def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an authority that has given certificates to ``NODES`` and to the broker."""
+    authority = Authority.create(tmp_path_factory.mktemp("site") / "certs", "home")
+    authority.issue("mosquitto", Role.BROKER, hosts=["127.0.0.1", "localhost"])
+    for name, role in {**NODES, OVERSEER: Role.APPLICATION}.items():
+        authority.issue(name, role)
+    return authority.folder
+
+
+@pytest.fixture
+def authority(site_folder: Path, tmp_path: Path) -> Authority:
+    """A copy of that authority, free to change."""
+    return Authority(shutil.copytree(site_folder, tmp_path / "certs"))
+
+
+@pytest.fixture
+def site(authority: Authority, make_mosquitto: Callable[..., Any], tmp_path: Path) -> Iterator[Site]:
+    """The authority with a Mosquitto as docs/security.md sets it up: certificates, revocation, access by name."""
+    acl = tmp_path / "acl"
+    acl.touch(mode=0o600)
+    acl.write_text(f"{access_list('home', NODES.items())}\nuser {OVERSEER}\ntopic readwrite #\ntopic read $SYS/#\n")
+    with make_mosquitto(*_listener(authority, acl)) as broker:
+        running = Site(authority, broker)
+        with running.stack:
+            yield running
+
+
+def _listener(authority: Authority, acl: Path) -> list[str]:
+    own = authority.folder / "nodes" / "mosquitto"
+    return [
+        "allow_anonymous false",
+        f"cafile {own / 'ca.pem'}",
+        f"certfile {own / 'certificate.pem'}",
+        f"keyfile {own / 'key.pem'}",
+        f"crlfile {authority.folder / CRL_FILE}",
+        "require_certificate true",
+        "use_identity_as_username true",
+        "use_username_as_clientid true",
+        "tls_version tlsv1.2",
+        f"acl_file {acl}",
+    ]

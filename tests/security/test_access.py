@@ -1,0 +1,170 @@
+"""What a certificate allows, topic by topic, against a real Mosquitto; a stolen one opens nothing of others."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.certificates.access import access_list
+from common.certificates.names import Role
+from common.errors import ConfigError
+from common.transport.contract import Inbox, Presence
+from common.transport.mqtt import MqttTransport
+
+pytestmark = pytest.mark.broker
+ROOT = "dimee/v1/home"
+TOPICS = {
+    "edge request": f"{ROOT}/edge/request",
+    "cloud request": f"{ROOT}/cloud/request",
+    "log": f"{ROOT}/log",
+    "own outcome": f"{ROOT}/device/{{me}}/outcome",
+    "own input": f"{ROOT}/device/{{me}}/input",
+    "own answer": f"{ROOT}/device/{{me}}/answer",
+    "own status": f"{ROOT}/status/device/{{me}}",
+    "pi-2's outcome": f"{ROOT}/device/pi-2/outcome",
+    "pi-2's input": f"{ROOT}/device/pi-2/input",
+    "pi-2's answer": f"{ROOT}/device/pi-2/answer",
+    "pi-2's status": f"{ROOT}/status/device/pi-2",
+    "edge-1's status": f"{ROOT}/status/edge/edge-1",
+    "cloud-1's status": f"{ROOT}/status/cloud/cloud-1",
+    "a new edge's status": f"{ROOT}/status/edge/{{me}}",
+    "another site's log": "dimee/v1/work/log",
+    "another version": "dimee/v2/home/log",
+    "something else": "anything",
+    "the broker itself": "$SYS/broker/uptime",
+}
+STATUSES = {"own status", "pi-2's status", "edge-1's status", "cloud-1's status", "a new edge's status"}
+EVERY_NODE_WRITES = {"edge request", "cloud request", "log", "own status", "own answer"}
+EVERY_NODE_READS = {"own outcome", "own input"} | STATUSES
+MAY_WRITE = {
+    "pi-1": EVERY_NODE_WRITES,
+    "edge-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "edge-1's status", "a new edge's status"},
+    "cloud-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "cloud-1's status"},
+    "app": EVERY_NODE_WRITES | {"own input", "pi-2's input"},
+}
+MAY_READ = {
+    "pi-1": EVERY_NODE_READS,
+    "edge-1": EVERY_NODE_READS | {"edge request", "log"},
+    "cloud-1": EVERY_NODE_READS | {"cloud request"},
+    "app": EVERY_NODE_READS | {"own answer", "pi-2's answer"},
+}
+READABLE_BY_ALL = f"{ROOT}/status/device/marker"
+
+
+@pytest.mark.parametrize("node", MAY_WRITE)
+def test_a_node_publishes_only_where_it_may(site: Any, node: str) -> None:
+    inbox = hear_everything(site)
+    transport = site.connected(node)
+
+    for name, topic in TOPICS.items():
+        transport.publish(topic.format(me=node), f"{node}:{name}".encode())
+    transport.publish(TOPICS["own answer"].format(me=node), b"end")
+
+    heard = {payload.removeprefix(f"{node}:") for payload in until_end(inbox) if payload.startswith(f"{node}:")}
+    assert heard == MAY_WRITE[node]
+
+
+@pytest.mark.parametrize("node", MAY_READ)
+def test_a_node_hears_only_what_it_may(site: Any, node: str) -> None:
+    transport, inbox = site.transport(node), Inbox(1000)
+    transport.subscribe("#", inbox)
+    transport.subscribe("$SYS/#", inbox)
+    with transport:
+        assert transport.wait_connected(10.0)
+        overseer = site.connected("overseer")
+        for name, topic in TOPICS.items():
+            overseer.publish(topic.format(me=node), f"overseer:{name}".encode())
+        overseer.publish(READABLE_BY_ALL, b"end")
+        heard = set(until_end(inbox))
+
+    assert heard == {f"overseer:{name}" for name in MAY_READ[node]}  # and nothing from $SYS
+
+
+def test_retained_messages_of_others_stay_hidden_from_a_late_listener(site: Any) -> None:
+    overseer, own = site.connected("overseer"), Inbox(1000)
+    overseer.subscribe(READABLE_BY_ALL, own)
+    for name, topic in TOPICS.items():
+        overseer.publish(topic.format(me="pi-1"), f"overseer:{name}".encode(), is_retained=True)
+    overseer.publish(READABLE_BY_ALL, b"end")
+    until_end(own)
+    transport, inbox = site.transport("pi-1"), Inbox(1000)
+    transport.subscribe("#", inbox)
+
+    with transport:
+        assert transport.wait_connected(10.0)
+        overseer.publish(READABLE_BY_ALL, b"end")
+        heard = set(until_end(inbox))
+
+    assert heard == {f"overseer:{name}" for name in MAY_READ["pi-1"]}
+
+
+def test_a_device_cannot_spoof_a_tiers_status_by_its_last_will(site: Any) -> None:
+    inbox = hear_everything(site)
+    forged = Presence(
+        topic=TOPICS["edge-1's status"], online=lambda: b"forged", stopped=lambda: b"forged", gone=b"forged"
+    )
+    device = site.transport("pi-1", presence=forged)
+    with device:
+        assert device.wait_connected(10.0)
+        device._link._client.socket().shutdown(2)  # without DISCONNECT the broker publishes the will
+        assert wait_until(lambda: device.counters().get("losses", 0) > 0)
+        assert device.wait_connected(10.0)
+        device.publish(TOPICS["log"], b"end")
+        heard = until_end(inbox)
+
+    assert "forged" not in heard
+
+
+def test_a_stolen_certificate_cannot_take_another_nodes_connection(site: Any) -> None:
+    victim = site.connected("pi-2")
+
+    thief = MqttTransport(site.settings("pi-1"), client_id="pi-2")
+    with thief:
+        assert thief.wait_connected(10.0)
+        inbox = hear_everything(site)
+        victim.publish(TOPICS["log"], b"end")
+        until_end(inbox)
+
+    assert victim.counters().get("losses", 0) == 0
+
+
+def test_the_shipped_access_list_is_what_the_command_prints() -> None:
+    shipped = Path(__file__).parents[2] / "infra" / "mosquitto" / "acl"
+
+    assert shipped.read_text() == access_list("home", [("edge-1", Role.EDGE), ("cloud-1", Role.CLOUD)])
+
+
+@pytest.mark.parametrize("site_name", ["", "a b", "home\nuser pi-1", "%u", "+", "a/b"])
+def test_a_site_that_would_change_the_lists_meaning_is_refused(site_name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot stand in an access list"):
+        access_list(site_name, [])
+
+
+def hear_everything(site: Any) -> Inbox:
+    """Let the overseer listen to all topics."""
+    inbox = Inbox(10_000)
+    listener = site.transport("overseer")
+    listener.subscribe("#", inbox)
+    site.stack.enter_context(listener)
+    assert listener.wait_connected(10.0)
+    return inbox
+
+
+def until_end(inbox: Inbox) -> list[str]:
+    """Give the payloads that came before ``end``; one connection's messages arrive in order."""
+    heard = []
+    while (delivery := inbox.get(10.0)) is not None:
+        if delivery.payload == b"end":
+            return heard
+        heard.append(delivery.payload.decode())
+    pytest.fail(f"the end did not come within 10 s, only {heard}")
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> bool:
+    """Look until a condition holds."""
+    deadline = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()

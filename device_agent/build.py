@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.config.load import load
 from common.config.settings import DeviceSettings
-from common.engine.choice import choose_policy
+from common.engine.choice import choose_policy, find_clusterer
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Exited, Pipeline
@@ -85,7 +85,7 @@ def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
     """Load the embedding and the device's layers, and run them once."""
     policy = choose_policy(bundle, settings.routing.policy)
     model = DeviceModel(
-        entrance=Entrance(bundle, policy, threads=settings.model.threads),
+        entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=settings.model.threads),
         pipeline=Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads),
         escalation=Escalation(bundle.manifest, settings.device.codec),
     )

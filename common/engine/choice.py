@@ -5,6 +5,7 @@ import msgspec
 from common.errors import ArtifactError, ConfigError
 from common.model.bundle import Bundle
 from common.model.manifest import ROUTING_FILE
+from common.routing.entry import Dimee
 from common.routing.policies import Policy, RoutingTable
 
 DEFAULT = "default"
@@ -20,6 +21,11 @@ def routing_table(bundle: Bundle) -> RoutingTable:
         return msgspec.json.decode(bundle.read(ROUTING_FILE), type=RoutingTable)
     except msgspec.DecodeError as exc:
         raise ArtifactError(f"{bundle.directory / ROUTING_FILE} is no routing table: {exc}") from exc
+
+
+def find_clusterer(bundle: Bundle) -> Policy | None:
+    """Give the policy whose centroids name an input's pool, whichever policy routes."""
+    return next((policy for policy in routing_table(bundle).policies.values() if isinstance(policy, Dimee)), None)
 
 
 def choose_policy(bundle: Bundle, name: str = DEFAULT) -> Policy:

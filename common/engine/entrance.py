@@ -26,13 +26,22 @@ class Entered:
 
 
 class Entrance:
-    """Tokenises, embeds and asks the policy where to start."""
+    """Tokenises, embeds, finds the pool and asks the policy where to start."""
 
-    def __init__(self, bundle: Bundle, policy: Policy, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, policy: Policy, *, clusterer: Policy | None = None, threads: int = 1) -> None:
+        """Load what the way in needs.
+
+        Args:
+            bundle: The model.
+            policy: Names the entry tier.
+            clusterer: Names the pool where ``policy`` has none of its own; None leaves it unnamed.
+            threads: onnxruntime threads of the embedding.
+        """
         manifest = bundle.manifest
         self._encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
         self._embedding = open_embedding(bundle, threads)
         self._policy = policy
+        self._clusterer = clusterer or policy
 
     def enter(self, text: str, pair: str | None = None) -> Entered:
         """Bring one input to layer 0.
@@ -46,10 +55,11 @@ class Entrance:
             features=masked_mean(hidden, encoded.attention_mask), num_tokens=np.array([hidden.shape[1]])
         )
         entries = self._policy.enter(evidence)
+        clustered = entries if entries.pools is not None else self._clusterer.enter(evidence)
         return Entered(
             state=State(hidden_states=hidden[0], layers_run=0),
             tier=entries.tier(0),
-            pool=entries.pool(0),
-            distances=() if entries.distances is None else tuple(entries.distances[0].tolist()),
+            pool=clustered.pool(0),
+            distances=() if clustered.distances is None else tuple(clustered.distances[0].tolist()),
             is_truncated=encoded.is_truncated,
         )

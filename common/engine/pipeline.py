@@ -103,7 +103,13 @@ class Pipeline:
             is_enough = np.ones(len(states), bool)
         else:
             earlier = np.array([state.predictions for state in states], np.intp).reshape(len(states), -1)
-            evidence = ExitEvidence(layer=layer, probabilities=probabilities, pooled=output.pooled, earlier=earlier)
+            evidence = ExitEvidence(
+                layer=layer,
+                probabilities=probabilities,
+                pooled=output.pooled,
+                earlier=earlier,
+                is_tier_end=layer == self.depth,
+            )
             is_enough = self._policy.should_exit(evidence)
         return [
             (

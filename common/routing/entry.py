@@ -1,6 +1,7 @@
 """Policies that decide before any layer has run: one tier for all, by lot, by the nearest pool."""
 
 import hashlib
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -58,7 +59,7 @@ class RandomEntry(msgspec.Struct, frozen=True, kw_only=True, tag="random"):
         return None
 
 
-class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee"):
+class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee", dict=True):  # a dict, for the cached points
     """The nearest pool's centroid names the entry tier (arXiv 2410.05338); with fallback, unsure exits escalate."""
 
     centroids: tuple[tuple[float, ...], ...]  # [3, hidden]: easy, moderate, hard
@@ -70,8 +71,7 @@ class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee"):
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Find the nearest centroid by Euclidean distance."""
-        centroids = np.asarray(self.centroids, np.float32)  # [3, H]
-        squared: Floats = ((evidence.features[:, None, :] - centroids[None]) ** 2).sum(axis=2)  # [B, 3]
+        squared: Floats = ((evidence.features[:, None, :] - self._points[None]) ** 2).sum(axis=2)  # [B, 3]
         pools = (squared + np.asarray(self.offsets, np.float32)).argmin(axis=1)  # [B]
         return Entries(tiers=self.POOL_TIERS[pools], pools=pools, distances=np.sqrt(squared))
 
@@ -84,6 +84,10 @@ class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee"):
     def threshold_at(self, layer: int) -> float | None:
         """Tell the exit's threshold, with fallback."""
         return self.thresholds.get(layer) if self.has_fallback else None
+
+    @cached_property
+    def _points(self) -> Floats:
+        return np.asarray(self.centroids, np.float32)  # [3, H]
 
 
 def _lot(features: Floats, seed: int) -> float:

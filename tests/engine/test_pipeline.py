@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from tiny import LAYERS, sentences
 
+from common.engine.choice import find_clusterer
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure
 from common.errors import ModelMismatchError, WireError
 from common.model.bundle import Bundle, open_bundle
 from common.model.segments import open_layers
-from common.routing.policies import ConfidenceCascade, Fixed
+from common.routing.entry import Dimee, Fixed
+from common.routing.exits import ConfidenceCascade
 from common.types import Hop, Reason, Tier
 from common.wire import codec
 from common.wire.messages import HiddenStates
@@ -125,3 +127,20 @@ def test_hidden_states_of_another_size_are_refused(bundle: Bundle, shape: tuple[
 
     with pytest.raises(WireError, match="do not fit"):
         unpack_state(message, bundle.manifest)
+
+
+def test_pure_dimee_passes_the_exits_inside_its_tier(bundle: Bundle, states: list[State]) -> None:
+    pure = Dimee(centroids=((0.0,),) * 3, thresholds={}, has_fallback=False)
+
+    (answer,) = Pipeline(bundle, pure, depth=2).advance(states[:1])
+
+    assert isinstance(answer, Exited)
+    assert answer.layer == 2
+
+
+def test_the_pool_is_named_whichever_policy_routes(bundle: Bundle) -> None:
+    entered = Entrance(bundle, NEVER, clusterer=find_clusterer(bundle)).enter(TEXTS[0])
+
+    assert entered.tier is Tier.DEVICE
+    assert entered.pool is not None
+    assert len(entered.distances) == 3

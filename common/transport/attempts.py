@@ -8,11 +8,13 @@ from typing import Literal
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from common.errors import ConfigError
+from common.transport.claim import Claim, Tenure
 from common.transport.link import Lost, Refused
 from common.transport.login import Login
-from common.transport.negotiation import Backoff, Tenure, Versions
+from common.transport.negotiation import Backoff, Versions
 
 _LOGGER = logging.getLogger(__name__)
+_HELD_AFTER_S = 1.0  # a connection that held so long lets the waits start over
 _VERSION_UNSUPPORTED = 0x84
 _FATAL_REFUSALS = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})  # client id, login, not authorised, banned, auth method
 
@@ -20,10 +22,13 @@ _FATAL_REFUSALS = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})  # client id, login,
 class Attempts:
     """The history of one transport's connections, used by its thread alone."""
 
-    def __init__(self, login: Login, wanted: Literal["auto", "5", "3.1.1"]) -> None:
+    def __init__(self, login: Login, wanted: Literal["auto", "5", "3.1.1"], claim: Claim | None) -> None:
         self.counts: Counter[str] = Counter()
         self._login = login
         self._wanted = wanted
+        self._claim = claim
+        self._sightings = 0
+        self._online_since: float | None = None
         self._versions = Versions(wanted)
         self._backoff = Backoff()
         self._tenure = Tenure()
@@ -46,12 +51,12 @@ class Attempts:
         """Note a connection in full use."""
         self._complaint = ""
         self.counts["reconnects" if self.counts["connections"] else "connections"] += 1
-        self._tenure.came_online(time.monotonic())
+        self._online_since = time.monotonic()
+        self._tenure.came_online(self._online_since)
         _LOGGER.info("connected to %s as %s", self._login.broker, self._login.client_id)
 
     def unreachable(self, error: OSError) -> None:
         """Note that nobody answered."""
-        self._tenure.has_other_cause()
         self._complain(str(error))
 
     def refused(self, refusal: Refused) -> bool:
@@ -78,28 +83,40 @@ class Attempts:
         self._complain(f"closed before it answered: {loss.reason}")
         return self._versions.closed_early()
 
-    def lost(self, loss: Lost, *, is_provoked: bool) -> None:
+    def lost(self, loss: Lost) -> None:
         """Note the loss of a connection.
 
-        Args:
-            loss: What is known of it.
-            is_provoked: A message in flight may be the reason.
-
         Raises:
-            ConfigError: Another process uses the client id, and was there first.
+            ConfigError: The broker gave the client id to another process, and this one is the newcomer.
         """
         now = time.monotonic()
-        if self._tenure.has_held(now):
+        if self._online_since is not None and now - self._online_since > _HELD_AFTER_S:
             self._backoff.reset()
-        if is_provoked:
-            self._tenure.has_other_cause()
-        elif self._tenure.must_yield(now, is_taken_over=loss.is_taken_over):
-            raise ConfigError(
-                f"client id {self._login.client_id!r} is in use at {self._login.broker} by another process, "
-                "which was there first; stop one of the two, or give this one another node.id"
-            )
+        self._online_since = None
+        if loss.is_taken_over and self._tenure.was_thrown_out(now):
+            raise self._yielding()
         self.counts["losses"] += 1
         _LOGGER.warning("lost %s: %s; reconnecting", self._login.broker, loss.reason)
+
+    def look_for_rivals(self) -> None:
+        """See whether another process took the client id in the meantime.
+
+        Raises:
+            ConfigError: It did, and this one is the newcomer.
+        """
+        if self._claim is None or self._claim.sightings == self._sightings:
+            return
+        self._sightings = self._claim.sightings
+        self.counts["rivals"] += 1
+        if self._tenure.saw_rival(time.monotonic()):
+            raise self._yielding()
+        _LOGGER.warning("another process connects to %s as %s", self._login.broker, self._login.client_id)
+
+    def _yielding(self) -> ConfigError:
+        return ConfigError(
+            f"client id {self._login.client_id!r} is in use at {self._login.broker} by another process, "
+            "which was there first; stop one of the two, or give this one another node.id"
+        )
 
     def _complain(self, complaint: str) -> None:
         """Warn once per cause: the attempts go on for as long as it lasts."""

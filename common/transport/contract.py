@@ -24,6 +24,7 @@ class Delivery:
 class Presence:
     """What a node says of itself on its retained status topic.
 
+    Over MQTT a token is retained on ``{topic}/claim`` too, by which two processes with one client id find out.
     The callables run on the transport's thread while it holds its lock: they return at once and wait for nobody.
     """
 

@@ -134,8 +134,6 @@ class _Door:
 
     async def take_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client to its end."""
-        from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415 - an optional extra
-
         # asyncio does this only for sockets that name their protocol, and accepted ones do not
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._clients[asyncio.current_task()] = writer
@@ -145,9 +143,7 @@ class _Door:
                 writer.write(_VERSION_REFUSED)
                 writer.close()
             else:
-                await self._broker.external_connected(
-                    _Replayed(opening, reader), StreamWriterAdapter(writer), _LISTENER
-                )
+                await self._broker.external_connected(_Replayed(opening, reader), _writer_adapter(writer), _LISTENER)
         finally:
             del self._clients[asyncio.current_task()]
 
@@ -177,6 +173,8 @@ def _broker_factory() -> Any:
             await super()._delete_session(client_id)
             if handler is not None:
                 await handler.handle_connection_closed()
+                if handler.writer is not None:
+                    handler.writer.put_out()
 
     for name in ("amqtt", "transitions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a client's every slip is an error or a traceback there
@@ -192,6 +190,17 @@ def _listen(host: str, port: int) -> socket.socket:
             f"embedded broker: cannot listen on {host}:{port}: {exc.strerror}; "
             "stop what uses the port, or choose another"
         ) from exc
+
+
+def _writer_adapter(writer: asyncio.StreamWriter) -> Any:
+    from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415 - an optional extra
+
+    class Adapter(StreamWriterAdapter):  # type: ignore[misc]
+        def put_out(self) -> None:
+            """Close at once, so that the reader ends too: amqtt waits for ever for one that it cancelled in vain."""
+            writer.transport.abort()
+
+    return Adapter(writer)
 
 
 async def _opening(reader: asyncio.StreamReader) -> bytes | None:

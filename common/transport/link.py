@@ -69,7 +69,7 @@ class Lost:
     """The connection is gone."""
 
     reason: str
-    is_taken_over: bool
+    is_taken_over: bool  # by another connection with this client id, if the broker says so (MQTT 5)
 
 
 Event = Accepted | Refused | Granted | Denied | Lost
@@ -169,10 +169,10 @@ class Link:
         )
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def subscribe(self, subscription: Subscription, *, has_groups: bool) -> int | None:
+    def subscribe(self, subscription: Subscription, *, has_groups: bool, qos: int = 1) -> int | None:
         """Queue a subscription and give its packet id; None when the connection is gone."""
         topic, group = subscription
-        _, packet_id = self._client.subscribe(f"$share/{group}/{topic}" if group and has_groups else topic, qos=1)
+        _, packet_id = self._client.subscribe(f"$share/{group}/{topic}" if group and has_groups else topic, qos)
         return packet_id
 
     def disconnect(self) -> None:

@@ -15,6 +15,7 @@ from typing import Self
 from common.config.settings import Mqtt
 from common.errors import ConfigError, DimeeError, TransportError
 from common.transport.attempts import Attempts
+from common.transport.claim import Claim
 from common.transport.contract import Inbox, Presence
 from common.transport.link import HANDSHAKE_LIMIT_S, Accepted, Denied, Granted, Link, Lost, Refused
 from common.transport.login import announcement, login
@@ -58,7 +59,8 @@ class MqttTransport:
         self._routes = Routes()
         self._outbox = Outbox(settings.max_outbox, settings.max_packet_bytes)
         self._counts: Counter[str] = Counter()
-        self._attempts = Attempts(self._login, settings.version)
+        self._claim = None if presence is None else Claim(presence.topic)
+        self._attempts = Attempts(self._login, settings.version, self._claim)
         self._link: Link | None = None  # while accepted
         self._limits: Accepted | None = None
         self._ungranted: dict[int, Subscription] = {}
@@ -68,6 +70,8 @@ class MqttTransport:
         self._is_closed = False
         self._failure: DimeeError | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt")
+        if self._claim is not None:
+            self._routes.add(Subscription(self._claim.topic, None), self._claim)
 
     def __enter__(self) -> Self:
         """Start to connect in the background."""
@@ -192,8 +196,7 @@ class MqttTransport:
 
     def _say_goodbye(self, link: Link) -> None:
         with self._lock:
-            if self._presence is not None:
-                self._outbox.put_first(announcement(self._presence.topic, self._presence.stopped()))
+            self._announce(is_online=False)
             self._flush()
         deadline = time.monotonic() + _FAREWELL_LIMIT_S
         while len(self._outbox) and time.monotonic() < deadline:
@@ -210,7 +213,7 @@ class MqttTransport:
             case Lost() if self._link is None:
                 return self._attempts.lost_early(end)
             case Lost():
-                self._attempts.lost(end, is_provoked=self._outbox.is_repeating)
+                self._attempts.lost(end)
         return False
 
     def _step(self, link: Link, timeout: float) -> Refused | Lost | None:
@@ -223,6 +226,7 @@ class MqttTransport:
                 if isinstance(event, Refused | Lost):
                     return event
                 self._advance(link, event)
+            self._attempts.look_for_rivals()
             link.write()
             self._flush()
         return None
@@ -254,20 +258,21 @@ class MqttTransport:
         packet_id = link.subscribe(subscription, has_groups=has_groups)
         if packet_id is not None:
             self._ungranted[packet_id] = subscription
-        if subscription.group and not has_groups:
-            _LOGGER.warning(
-                "%s has no shared subscriptions: every member of %s gets all of %s",
-                self._login.broker,
-                subscription.group,
-                subscription.topic,
-            )
+        broker, (topic, group) = self._login.broker, subscription
+        if group and not has_groups:
+            _LOGGER.warning("%s has no shared subscriptions: each of %s gets all of %s", broker, group, topic)
 
     def _came_online(self) -> None:
         self._attempts.came_online()
-        if self._presence is not None:
-            self._outbox.put_first(announcement(self._presence.topic, self._presence.online()))
+        self._announce(is_online=True)
         self._online.set()
         self._settled.set()
+
+    def _announce(self, *, is_online: bool) -> None:
+        if self._presence is not None and self._claim is not None:
+            status = self._presence.online() if is_online else self._presence.stopped()
+            self._outbox.put_first(announcement(self._presence.topic, status))
+            self._outbox.put_first(announcement(self._claim.topic, self._claim.token if is_online else b""))
 
     def _flush(self) -> None:
         link = self._link

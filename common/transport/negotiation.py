@@ -1,4 +1,4 @@
-"""Decisions about a broker, without I/O: which MQTT version to try, how long to wait, who yields an id."""
+"""Decisions about a broker, without I/O: which MQTT version to try, and how long to wait."""
 
 import random
 from typing import Literal
@@ -7,9 +7,6 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 _FIRST_DELAY_S = 0.1
 _MAX_DELAY_S = 3.0
-_SETTLED_AFTER_S = 5.0
-_BRIEF_S = 1.0
-_MAX_BRIEF_LINKS = 3
 
 
 class Versions:
@@ -61,39 +58,3 @@ class Backoff:
     def reset(self) -> None:
         """Start over: a connection has held."""
         self._attempts = 0
-
-
-class Tenure:
-    """Decides who stops when two processes use one client id: the newcomer.
-
-    MQTT throws the older connection out, and each return throws the other out again. So whoever was online for a while
-    comes back, and whoever has just come and is thrown out stops. MQTT 5 names the reason; under 3.1.1 three
-    connections in a row that are accepted and closed within a second, with the broker there all the time, count as it.
-    """
-
-    def __init__(self) -> None:
-        self._first_online: float | None = None
-        self._online_since: float | None = None
-        self._brief_links = 0
-
-    def came_online(self, now: float) -> None:
-        """Note that a connection is in full use."""
-        self._first_online = now if self._first_online is None else self._first_online
-        self._online_since = now
-
-    def has_other_cause(self) -> None:
-        """Note a failed attempt or a suspect message: then closed connections say nothing about the id."""
-        self._brief_links = 0
-
-    def has_held(self, now: float) -> bool:
-        """Whether the connection just lost was more than a moment."""
-        return self._online_since is not None and now - self._online_since > _BRIEF_S
-
-    def must_yield(self, now: float, *, is_taken_over: bool) -> bool:
-        """Whether a lost connection means that this process is the newcomer."""
-        is_brief = self._online_since is not None and not self.has_held(now)
-        self._brief_links = self._brief_links + 1 if is_brief else 0
-        self._online_since = None
-        if self._first_online is not None and now - self._first_online > _SETTLED_AFTER_S:
-            return False
-        return is_taken_over or self._brief_links >= _MAX_BRIEF_LINKS

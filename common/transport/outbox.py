@@ -93,11 +93,6 @@ class Outbox:
         oldest = next(iter(self._in_flight.values()), None)
         return oldest is None or max(oldest.losses, self._waiting[0].losses) < _SUSPECT_AFTER
 
-    @property
-    def is_repeating(self) -> bool:
-        """Whether something in flight has seen a connection die before, and may be the cause."""
-        return any(message.losses for message in self._in_flight.values())
-
     def take(self) -> Outgoing | None:
         """Give the next message that is still worth sending and fits, or None."""
         while self._waiting:

@@ -71,9 +71,9 @@ def _cell(value: Cell) -> str:
         case float():
             return number(value)
         case _:
-            return _printable(str(value))
+            return printable(str(value))
 
 
-def _printable(text: str) -> str:
-    # a peer's text must not steer the terminal
+def printable(text: str) -> str:
+    """Escape what would steer a terminal."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

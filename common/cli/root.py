@@ -24,6 +24,7 @@ class RootGroup(LazyGroup):
         "config": "Show or check the settings in force.",
         "demo": "Run all three tiers on this machine and measure them.",
         "device": "Run a device agent, or ask it one question.",
+        "doctor": "Check this node and its surroundings.",
         "edge": "Run an edge: the middle layers and the log.",
         "evaluate": "Compare routing policies on labelled data.",
         "init": "Write the settings of this machine.",

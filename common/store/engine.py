@@ -78,6 +78,12 @@ def parse(url: str) -> sa.URL:
     return parsed
 
 
+def sqlite_file(url: str) -> Path | None:
+    """Give the file of a log that is kept in one, or None for a server's."""
+    parsed = parse(url)
+    return _file(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
 @contextmanager
 def storing(engine: sa.Engine) -> Iterator[None]:
     """Turn the database's errors into a StoreError that names the database and the remedy."""

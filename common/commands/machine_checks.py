@@ -1,0 +1,135 @@
+"""Checks of this machine: Python, packages, bundle, clock, disk and database; nothing is changed."""
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from pathlib import Path
+
+from common.commands.finding import Finding, failed, ok, skipped, warning
+from common.config.settings import AnySettings, EdgeSettings
+from common.errors import DimeeError
+from common.model.bundle import Bundle, open_bundle
+from common.store.engine import readable_log, sqlite_file
+
+_LEAST_FREE_BYTES = 100 * 2**20
+_AMPLE_FREE_BYTES = 2**30
+_UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
+_REQUIREMENT = re.compile(
+    r"(?P<name>[\w.-]+)(?:\[[^]]*\])?(?:>=(?P<least>[\d.]+))?[^;]*(?:;.*extra == \"(?P<extra>\w+)\")?"
+)
+
+
+def check_python() -> Finding:
+    """Compare the interpreter with what this release requires."""
+    least = distribution("dimee").metadata["Requires-Python"].removeprefix(">=")
+    found = platform.python_version()
+    if _parts(found) >= _parts(least):
+        return ok("python", f"{found} on {platform.machine()}")
+    return failed("python", f"{found} is older than {least}", f"install Python {least} or later and dimee into it")
+
+
+def check_packages(settings: AnySettings) -> Finding:
+    """Look for every package that these settings need, in a version that is new enough."""
+    extras = _extras(settings)
+    missing, found = [], 0
+    for requirement in requires("dimee") or ():
+        parsed = _REQUIREMENT.match(requirement)
+        if parsed is None or (parsed["extra"] and parsed["extra"] not in extras):
+            continue
+        try:
+            is_enough = _parts(version(parsed["name"])) >= _parts(parsed["least"] or "0")
+        except PackageNotFoundError:
+            is_enough = False
+        found += is_enough
+        if not is_enough:
+            missing.append(f"{parsed['name']}>={parsed['least']}")
+    if missing:
+        wanted = f"dimee[{','.join(sorted(extras))}]" if extras else "dimee"
+        return failed("packages", f"missing or too old: {', '.join(missing)}", f"pip install --upgrade '{wanted}'")
+    return ok("packages", f"{found} as required")
+
+
+def check_bundle(location: str) -> tuple[Finding, Bundle | None]:
+    """Check every file of the bundle against its hash."""
+    try:
+        bundle = open_bundle(location)
+        bundle.verify()
+    except DimeeError as exc:
+        return failed("bundle", str(exc), "set model.bundle to an intact bundle, or copy it here again"), None
+    manifest = bundle.manifest
+    return ok("bundle", f"{manifest.name}, revision {bundle.revision}, {len(manifest.files)} files intact"), bundle
+
+
+def check_clock() -> Finding:
+    """Ask the kernel whether the clock is synchronised; only the log's times depend on it."""
+    installed = Path(__file__).stat().st_mtime
+    if time.time() < installed:
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return failed("clock", f"{now} lies before dimee was installed", "set it: timedatectl set-ntp true")
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    except (AttributeError, OSError):
+        return skipped("clock", "this system does not tell whether it is synchronised")
+    if state == _UNSYNCHRONISED:
+        remedy = "run an NTP client (timedatectl set-ntp true), or the log's times of two machines will differ"
+        return warning("clock", "nothing synchronises it", remedy)
+    return ok("clock", "synchronised")
+
+
+def check_disk(settings: AnySettings) -> Finding:
+    """Measure the space where the log grows, or where the bundle lies."""
+    folder = _data_folder(settings)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    said = f"{free / 2**30:.1f} GiB free at {folder}"
+    if free < _LEAST_FREE_BYTES:
+        return failed("disk", said, "free some space, or move the log to another disk (log.url)")
+    if free < _AMPLE_FREE_BYTES:
+        return warning("disk", said, "a million requests take about 1 GiB: keep fewer days, or a larger disk")
+    return ok("disk", said)
+
+
+def check_database(settings: AnySettings) -> Iterator[Finding]:
+    """Open the log where this node keeps one."""
+    if not isinstance(settings, EdgeSettings) or not settings.log.is_recorder:
+        return
+    file = sqlite_file(settings.log.url)
+    if file is not None and not file.exists():
+        folder = file.resolve().parent
+        if os.access(folder, os.W_OK | os.X_OK):
+            yield ok("database", f"{file} will be made at the first start")
+        else:
+            yield failed("database", f"{folder} is missing or not writable", f"make it, owned by the service: {folder}")
+        return
+    try:
+        with readable_log(settings.log.url):
+            pass
+    except DimeeError as exc:
+        yield failed("database", str(exc), "mend log.url, the file's owner, or the server")
+        return
+    if file is not None and not os.access(file, os.W_OK):
+        yield failed("database", f"{file} is not writable", f"give it to the service's user: chown dimee {file}")
+        return
+    yield ok("database", f"{file or 'the server'} opens")
+
+
+def _extras(settings: AnySettings) -> set[str]:
+    extras = set()
+    if isinstance(settings, EdgeSettings) and settings.broker.is_enabled:
+        extras.add("edge")
+    return extras
+
+
+def _data_folder(settings: AnySettings) -> Path:
+    file = sqlite_file(settings.log.url) if isinstance(settings, EdgeSettings) else None
+    return file.resolve().parent if file is not None else Path.cwd()
+
+
+def _parts(written: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", written.partition("+")[0])[:3])

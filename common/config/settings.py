@@ -28,7 +28,7 @@ class Mqtt(Section, frozen=True, kw_only=True):
     site: str = "home"  # first level of every topic behind dimee/v1
     username: str | None = None
     password_file: str | None = None  # the password is the file's first line
-    tls_ca_file: str | None = None  # PEM of the authority that signed the broker's certificate; without it MQTT is plain
+    tls_ca_file: str | None = None  # PEM of the authority of the broker's certificate; without it MQTT is plain
     tls_certificate_file: str | None = None  # PEM; this node's certificate, its name is node.id
     tls_key_file: str | None = None  # PEM, unencrypted, readable by this node alone
     is_insecure_allowed: bool = False  # plain MQTT to a broker beyond loopback
@@ -60,25 +60,19 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
     budget_ms: Positive = 2000.0  # from acceptance to answer
     max_in_flight: AtLeastOne = 64  # requests waiting for another tier
     max_unrecorded: AtLeastOne = 10_000  # finished requests waiting for the recorder's receipt
+    when_full: Literal["refuse", "drop"] = "refuse"  # at max_unrecorded: new requests, or oldest records
     retry_ms: Positive = 500.0  # first wait for an outcome before a request goes out again
+    shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     codec: str = "int8"  # of the hidden states it sends
 
 
 class DeviceLog(Section, frozen=True, kw_only=True):
     """What a device tells the log."""
-    when_full: Literal["refuse", "drop"] = "refuse"  # at max_unrecorded: new requests, or oldest records
 
-    shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     keep_text: bool = False  # the texts themselves
     drain_s: Positive = 10.0  # how long a stop waits for the recorder's receipts
 
 
-class Worker(Section, frozen=True, kw_only=True):
-    """What an edge or a cloud worker holds."""
-
-    codec: str = "int8"  # of the hidden states it escalates
-    max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
-    max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
 class Outbox(Section, frozen=True, kw_only=True):
     """Where a device keeps what it has promised."""
 
@@ -87,6 +81,12 @@ class Outbox(Section, frozen=True, kw_only=True):
     max_remembered: AtLeastOne = 4096  # answered inputs whose id may come again
 
 
+class Worker(Section, frozen=True, kw_only=True):
+    """What an edge or a cloud worker holds."""
+
+    codec: str = "int8"  # of the hidden states it escalates
+    max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
+    max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
 
 
 class EdgeLog(Section, frozen=True, kw_only=True):
@@ -113,13 +113,13 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     routing: Routing = Routing()
     device: DeviceLimits = DeviceLimits()
     log: DeviceLog = DeviceLog()
+    outbox: Outbox = Outbox()
 
 
 class EdgeSettings(Section, frozen=True, kw_only=True):
     """One edge."""
 
     node: Node
-    outbox: Outbox = Outbox()
     mqtt: Mqtt = Mqtt()
     model: Model = Model()
     routing: Routing = Routing()

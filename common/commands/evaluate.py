@@ -15,7 +15,7 @@ from common.evaluation.labelled import Source, check_unseen, trace_file
 from common.evaluation.measured import measure_cost
 from common.evaluation.metrics import Metric
 from common.evaluation.scoring import Setting
-from common.evaluation.trace import CALIBRATION_FILE, read_calibration
+from common.evaluation.trace import CALIBRATION_FILE, Trace, read_calibration
 from common.evaluation.tracing import Progress
 from common.model.bundle import SHIPPED, Bundle, open_bundle
 from common.routing.cost import CostModel
@@ -38,6 +38,7 @@ def evaluate(
     metric: Annotated[str | None, typer.Option(help="accuracy or matthews; the bundle's own by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="onnxruntime threads.")] = 1,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Report on data the bundle learned from.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Draw figures and an HTML page into this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Score routing policies on labelled data. Example: dimee evaluate --data dev.tsv --policy all."""
@@ -50,6 +51,8 @@ def evaluate(
     calibration = read_calibration(opened) if CALIBRATION_FILE in opened.manifest.files else None
     trace = trace_file(opened, data, threads=threads, progress=progress("running all exits"))
     found = compare(trace, table, setting, names=policy or [ALL], calibration=calibration)
+    if report is not None:
+        _write_report(report, found, trace, opened, source)
     if as_json:
         print_json(document(found, opened, source))
     else:
@@ -113,6 +116,19 @@ def progress(what: str) -> Progress | None:
             sys.stderr.flush()
 
     return show
+
+
+def _write_report(directory: Path, found: Comparison, trace: Trace, bundle: Bundle, source: Source) -> None:
+    try:
+        from common.evaluation.report import write_report  # noqa: PLC0415 - matplotlib only where pictures are asked for
+    except ModuleNotFoundError as exc:
+        raise ConfigError(f"--report needs {exc.name!r}; install it with pip install 'dimee[evaluate]'") from exc
+    name = bundle.manifest.name
+    origin = {"bundle": name, "revision": bundle.revision, "data": source.file, "sha256": source.sha256[:16]}
+    files = write_report(
+        directory, found, trace, read_calibration(bundle), title=f"Routing policies: {name}", origin=origin
+    )
+    typer.echo(f"wrote {len(files)} files; open {files[-1]}", err=True)
 
 
 def _print(found: Comparison, bundle: Bundle, source: Source) -> None:

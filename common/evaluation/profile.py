@@ -1,6 +1,7 @@
 """What tiers and links take: measured by ``dimee bench profile``, or given by hand as TOML."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -10,8 +11,6 @@ from common.evaluation.simulation import Numbers, Routes, exit_tiers, route_byte
 from common.evaluation.trace import Trace
 from common.routing.cost import CostModel
 from common.types import TIERS, Depths, NonNegative, Tier
-
-_BITS_PER_MEGABYTE = 8.0
 
 
 class TierProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,12 +24,17 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One link, there and back."""
 
     latency_ms: NonNegative  # of an empty message and its answer
-    mbit_s: float = 1000.0  # megabits per second
+    mbit_s: Annotated[float, msgspec.Meta(gt=0)] = 1000.0  # megabits per second
     megabyte_price: NonNegative = 0.0  # in the unit of the layers' prices
 
     def message_ms(self, num_bytes: Numbers) -> Numbers:
         """Time [N] of messages with so many bytes."""
-        return self.latency_ms + num_bytes / 1e6 * _BITS_PER_MEGABYTE / self.mbit_s * 1e3
+        return self.latency_ms + num_bytes * self.ms_per_byte
+
+    @property
+    def ms_per_byte(self) -> float:
+        """Time that one more byte takes."""
+        return 8e-3 / self.mbit_s
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -81,11 +81,12 @@ def route_bytes(routes: Routes, trace: Trace, depths: Depths, codec_name: str = 
         enters = (routes.entries == place) & (place > 0)  # the embedding's output, no hop yet
         arrives = (routes.entries < place) & (reached >= place)
         for rows, taken in ((enters, 0), (arrives, hops)):
-            total[rows] += _message_bytes(trace.tokens[rows], width, codec_name, taken)
+            total[rows] += message_bytes(trace.tokens[rows], width, codec_name, taken)
     return total
 
 
-def _message_bytes(tokens: Indices, width: int, codec_name: str, hops: int) -> Numbers:
+def message_bytes(tokens: Indices, width: int, codec_name: str, hops: int) -> Numbers:
+    """Bytes [N] of one hidden-states message for so many tokens, as the wire packs it."""
     sizes = {int(count): _encoded_bytes(int(count), width, codec_name, hops) for count in np.unique(tokens)}
     return np.array([sizes[int(count)] for count in tokens], np.float64)
 

@@ -50,7 +50,7 @@ def _commands(page: Path) -> Iterator[tuple[str, bool]]:
     for language, block in _FENCE.findall(text):
         if language in {"sh", "console", "bash"}:
             for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                for found in re.findall(r"(?:^|[|;&(] *|\$ |=\S+ )(dimee [^|;&>#)]*)", line.strip()):
+                for found in re.findall(r"(?:^|[|;&(] *|\$ |=\S+ |\S/)(dimee [a-z][^|;&>#)]*)", line.strip()):
                     yield found.strip(), True
     for found in re.findall(r"`(dimee [a-z][^`\n]*)`", _FENCE.sub("", text)):
         yield found, False

@@ -2,6 +2,7 @@
 
 from common.config.settings import CloudSettings
 from common.service.lifecycle import Stopping
+from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import open_pipeline, presence, work
 from common.service.worker import Identity
 from common.transport.mqtt import MqttTransport
@@ -20,9 +21,11 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
     node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
     bundle, pipeline = open_pipeline(settings, Tier.CLOUD)
     identity = Identity(tier=Tier.CLOUD, node=node, topics=topics, manifest=bundle.manifest)
-    status = presence(Tier.CLOUD, node, topics, bundle.manifest)
+    telemetry = Telemetry(settings.metrics, Tier.CLOUD, node, bundle.manifest)
+    status = presence(Tier.CLOUD, node, topics, bundle.manifest, telemetry.counters)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
-    runner = work(settings, identity, pipeline, transport, stopping)
-    with transport, runner:  # the runner stops first: it drains its inbox
+    telemetry.watch_connection(transport)
+    runner = work(settings, identity, pipeline, transport, stopping, telemetry=telemetry)
+    with transport, runner, telemetry:  # the runner drains its inbox, then the transport says goodbye
         stopping.wait()
     stopping.raise_error()

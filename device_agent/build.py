@@ -14,6 +14,7 @@ from common.errors import CrashError
 from common.model.bundle import Bundle, open_bundle
 from common.routing.cost import CostModel
 from common.service.lifecycle import Stopping
+from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import presence
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
@@ -45,11 +46,13 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
     bundle = open_bundle(settings.model.bundle)
     model = load_model(bundle, settings)
     inbox = Inbox(settings.mqtt.max_inbox)
+    telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
     with ExitStack() as stack:
         if transport is None:
-            status = presence(Tier.DEVICE, node, topics, bundle.manifest)
+            status = presence(Tier.DEVICE, node, topics, bundle.manifest, telemetry.counters)
             own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
             own.subscribe(topics.outcome(node), inbox)
+            telemetry.watch_connection(own)
             transport = stack.enter_context(own)
         else:
             transport.subscribe(topics.outcome(node), inbox)
@@ -72,11 +75,15 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
                 limits=limits,
                 log=settings.log,
                 on_crash=lambda: stopping(CrashError("the settler thread died")),
+                meter=telemetry.meter,
             )
         )
+        telemetry.watch("requests", counters=settler.totals, gauges=settler.waiting)
+        telemetry.watch("outbox", counters=lambda: dict(outbox.counters))
         resources = ExitStack()
         agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
         stack.enter_context(Recovery(agent, outbox.contents, stopping))
+        stack.enter_context(telemetry)
         resources.enter_context(stack.pop_all())
         return agent
 

@@ -14,6 +14,7 @@ import msgspec
 from common.config.settings import DeviceLimits, DeviceLog
 from common.engine.pipeline import Exited
 from common.errors import CrashError, TransportError, WireError
+from common.service.telemetry.vitals import Meter, NoMeter
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Answer, Reason, Record
 from common.wire import codec
@@ -25,6 +26,7 @@ from device_agent.shadow import Shadow
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
+_NO_METER = NoMeter()
 
 
 class Settler:
@@ -44,6 +46,7 @@ class Settler:
         limits: DeviceLimits,
         log: DeviceLog,
         on_crash: Callable[[], None],
+        meter: Meter = _NO_METER,
     ) -> None:
         self._counts: Counter[str] = Counter()
         self.answers = answers
@@ -53,6 +56,7 @@ class Settler:
         self._limits = limits
         self._log = log
         self._on_crash = on_crash
+        self._meter = meter
         self._pending = PendingRequests()
         self._shadow = Shadow(run_here, self._shadowed)
         self._crash: CrashError | None = None
@@ -82,8 +86,15 @@ class Settler:
     @property
     def counters(self) -> dict[str, int]:
         """What happened to requests, and what is on its way now."""
-        waiting = {"in_flight": len(self._pending), "unrecorded": len(self._journal)}
-        return {**self._counts, **self._journal.counters, **waiting}
+        return self.totals() | {name: int(count) for name, count in self.waiting().items()}
+
+    def totals(self) -> dict[str, int]:
+        """What happened to requests and records."""
+        return {**self._counts, **self._journal.counters}
+
+    def waiting(self) -> dict[str, float]:
+        """What is on its way now."""
+        return {"in_flight": float(len(self._pending)), "unrecorded": float(len(self._journal))}
 
     def wait_recorded(self, limit_s: float) -> int:
         """Wait for the recorder's receipts; tell how many records have none."""
@@ -101,6 +112,7 @@ class Settler:
     def settle(self, pending: Pending, answer: Answer) -> None:
         """Write the record, then answer the caller; the request is over."""
         self._counts[f"answered_{answer.reason}"] += 1
+        self._meter.answer(answer)
         record = Record(
             answer=answer,
             created_at=pending.created_at,

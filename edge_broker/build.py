@@ -6,6 +6,7 @@ from common.config.settings import EdgeSettings
 from common.errors import CrashError
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
+from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import open_pipeline, presence, work
 from common.service.worker import Identity
 from common.store.engine import writable_log
@@ -31,17 +32,21 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
     bundle, pipeline = open_pipeline(settings, Tier.EDGE)
     identity = Identity(tier=Tier.EDGE, node=node, topics=topics, manifest=bundle.manifest)
-    status = presence(Tier.EDGE, node, topics, bundle.manifest)
+    telemetry = Telemetry(settings.metrics, Tier.EDGE, node, bundle.manifest)
+    status = presence(Tier.EDGE, node, topics, bundle.manifest, telemetry.counters)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
-    runner = work(settings, identity, pipeline, transport, stopping)
+    telemetry.watch_connection(transport)
+    runner = work(settings, identity, pipeline, transport, stopping, telemetry=telemetry)
     with ExitStack() as stack:  # what is entered last stops first
         if settings.broker.is_enabled:
             stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port))
         recorder = _recorder(settings, topics, transport, stopping, stack) if settings.log.is_recorder else None
         stack.enter_context(transport)
         if recorder is not None:
+            recorder.observe(telemetry)
             stack.enter_context(recorder)
         stack.enter_context(runner)
+        stack.enter_context(telemetry)
         stopping.wait()
     stopping.raise_error()
 

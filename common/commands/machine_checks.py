@@ -123,6 +123,8 @@ def _extras(settings: AnySettings) -> set[str]:
     extras = set()
     if isinstance(settings, EdgeSettings) and settings.broker.is_enabled:
         extras.add("edge")
+    if settings.metrics.port is not None:
+        extras.add("metrics")
     return extras
 
 

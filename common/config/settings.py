@@ -104,6 +104,13 @@ class EmbeddedBroker(Section, frozen=True, kw_only=True):
     port: Port = 1883
 
 
+class Metrics(Section, frozen=True, kw_only=True):
+    """What this process tells of itself over HTTP: /metrics, /healthz and /readyz."""
+
+    port: Port | None = None  # nothing is served until it is set
+    host: str = "127.0.0.1"  # other machines may ask only where this is one of this machine's addresses, or 0.0.0.0
+
+
 class DeviceSettings(Section, frozen=True, kw_only=True):
     """One device."""
 
@@ -114,6 +121,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     device: DeviceLimits = DeviceLimits()
     log: DeviceLog = DeviceLog()
     outbox: Outbox = Outbox()
+    metrics: Metrics = Metrics()
 
 
 class EdgeSettings(Section, frozen=True, kw_only=True):
@@ -126,6 +134,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     worker: Worker = Worker()
     log: EdgeLog = EdgeLog()
     broker: EmbeddedBroker = EmbeddedBroker()
+    metrics: Metrics = Metrics()
 
 
 class CloudSettings(Section, frozen=True, kw_only=True):
@@ -136,6 +145,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     model: Model = Model()
     routing: Routing = Routing()
     worker: Worker = Worker()
+    metrics: Metrics = Metrics()
 
 
 AnySettings = DeviceSettings | EdgeSettings | CloudSettings

@@ -2,11 +2,14 @@
 
 import logging
 import threading
+import time
+from collections import Counter
 from types import TracebackType
 from typing import Protocol, Self
 
 from common.errors import CrashError
 from common.service.lifecycle import Stopping
+from common.service.telemetry.telemetry import Telemetry
 from common.transport.contract import Delivery, Inbox
 
 _LOGGER = logging.getLogger(__name__)
@@ -14,6 +17,8 @@ _LOGGER = logging.getLogger(__name__)
 
 class Handler(Protocol):
     """What is done with the deliveries that were waiting together."""
+
+    counters: Counter[str]
 
     def handle(self, deliveries: list[Delivery]) -> None:
         """Answer, escalate or refuse each of them."""
@@ -28,6 +33,7 @@ class Runner:
         self._handler = handler
         self._stopping = stopping
         self._max_batch = max_batch
+        self._busy_since: float | None = None  # time.monotonic()
         self._thread = threading.Thread(target=self._run, name=name)
 
     def __enter__(self) -> Self:
@@ -40,10 +46,25 @@ class Runner:
         self._inbox.close()
         self._thread.join()
 
+    def observe(self, telemetry: Telemetry) -> None:
+        """Let the process tell of this thread: what its handler counts, what waits, and whether it is hung."""
+        telemetry.watch(
+            self._thread.name,
+            counters=lambda: dict(self._handler.counters),
+            gauges=lambda: {"inbox_messages": float(len(self._inbox))},
+            busy_s=self._busy_s,
+        )
+
+    def _busy_s(self) -> float:
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _run(self) -> None:
         try:
             while (deliveries := self._inbox.get_batch(self._max_batch)) is not None:
+                self._busy_since = time.monotonic()
                 self._handler.handle(deliveries)
+                self._busy_since = None
         except Exception as exc:
             _LOGGER.exception("the %s thread died; this process stops", self._thread.name)
             self._stopping(CrashError(f"the {self._thread.name} thread died: {exc}"))

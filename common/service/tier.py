@@ -13,6 +13,7 @@ from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
+from common.service.telemetry.telemetry import Telemetry
 from common.service.worker import Identity, TierWorker
 from common.transport.contract import Inbox, Presence, Transport
 from common.types import NodeStatus, Tier
@@ -42,15 +43,24 @@ def work(
     pipeline: Pipeline,
     transport: Transport,
     stopping: Stopping,
+    *,
+    telemetry: Telemetry,
 ) -> Runner:
     """Subscribe to a tier's requests and give the runner that answers them."""
     escalation = None if identity.tier is Tier.CLOUD else Escalation(identity.manifest, settings.worker.codec)
     worker = TierWorker(
-        identity, pipeline, transport, escalation=escalation, max_remembered=settings.worker.max_remembered
+        identity,
+        pipeline,
+        transport,
+        escalation=escalation,
+        max_remembered=settings.worker.max_remembered,
+        meter=telemetry.meter,
     )
     inbox = Inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
-    return Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch)
+    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch)
+    runner.observe(telemetry)
+    return runner
 
 
 def presence(

@@ -10,6 +10,7 @@ from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.errors import ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
+from common.service.telemetry.vitals import Meter, NoMeter
 from common.transport.contract import Delivery, Transport
 from common.types import Hop, Tier
 from common.wire import codec
@@ -17,6 +18,7 @@ from common.wire.messages import Failure, FailureCode, HiddenStates, Outcome
 from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
+_NO_METER = NoMeter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,10 @@ class TierWorker:
         *,
         escalation: Escalation | None,
         max_remembered: int,
+        meter: Meter = _NO_METER,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self._meter = meter
         self._identity = identity
         self._pipeline = pipeline
         self._transport = transport
@@ -113,6 +117,7 @@ class TierWorker:
 
     def _send(self, job: _Job, verdict: Verdict, compute_ms: float) -> None:
         hops = (*job.message.hops, self._hop(job, verdict, compute_ms))
+        self._meter.hop(hops[-1])
         match verdict:
             case Exited():
                 self.counters["answered"] += 1

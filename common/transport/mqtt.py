@@ -140,6 +140,15 @@ class MqttTransport:
                 self._counts + self._attempts.counts + self._outbox.counts + self._routes.counts + self._routes.drops()
             )
 
+    def gauges(self) -> dict[str, float]:
+        """Measure what there is now: whether it is connected, and how much waits how long to be acknowledged."""
+        with self._lock:
+            return {
+                "connected": float(self.is_connected),
+                "outbox_messages": float(len(self._outbox)),
+                "outbox_oldest_seconds": self._outbox.oldest_s,
+            }
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from common.errors import TransportError
 
@@ -24,6 +24,7 @@ class Outgoing:
     expires_at: float | None = None  # time.monotonic()
     is_resent: bool = True  # worth sending again after a reconnect
     losses: int = 0  # connections that died while it was in flight
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def packet_bytes(self) -> int:
@@ -54,6 +55,12 @@ class Outbox:
     def num_in_flight(self) -> int:
         """How many messages were sent and not acknowledged."""
         return len(self._in_flight)
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the oldest message has been here; 0 when there is none."""
+        oldest = next(iter(self._in_flight.values()), None) or (self._waiting[0] if self._waiting else None)
+        return 0.0 if oldest is None else time.monotonic() - oldest.taken_at
 
     def check_size(self, message: Outgoing) -> None:
         """Refuse a message that the broker would answer by closing the connection.

@@ -16,6 +16,7 @@ from common.routing.cost import CostModel
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import presence
+from common.service.trust import bundle_gate
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
@@ -43,7 +44,7 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
         transport: Where messages go instead of the configured broker; the caller closes it.
     """
     topics, node = Topics(settings.mqtt.site), checked("node.id", settings.node.id)
-    bundle = open_bundle(settings.model.bundle)
+    bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
     model = load_model(bundle, settings)
     inbox = Inbox(settings.mqtt.max_inbox)
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)

@@ -1,1 +1,1 @@
-"""The site's own certificate authority and signatures; with ``common.channel`` the only place that knows cryptography."""
+"""The site's own certificate authority and signatures; besides the channel the only place that knows cryptography."""

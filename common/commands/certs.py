@@ -76,6 +76,15 @@ def seal(
 
 
 @app.command()
+def signer(folder: Folder = _HERE) -> None:
+    """Make the key pair that bundles are signed with. Example: dimee certs signer."""
+    from common.certificates.releases import make_release_key  # noqa: PLC0415
+
+    private, public = make_release_key(folder)
+    typer.echo(f"{private} signs releases (dimee model sign); {public} goes to every node as model.trusted_key_file")
+
+
+@app.command()
 def revoke(node: Node, *, folder: Folder = _HERE) -> None:
     """Revoke all certificates of a node. Example: dimee certs revoke pi-1."""
     revoked = _authority(folder).revoke(node)

@@ -1,5 +1,6 @@
 """``dimee model``: what a bundle holds, and whether it is intact; training adds its own commands."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -7,6 +8,7 @@ import typer
 
 from common.cli.groups import LazyGroup
 from common.model.bundle import SHIPPED, Bundle, open_bundle
+from common.model.manifest import MANIFEST_FILE
 
 
 class ModelGroup(LazyGroup):
@@ -16,6 +18,7 @@ class ModelGroup(LazyGroup):
     summaries: ClassVar[dict[str, str]] = {
         "calibrate": "Choose policy and thresholds for a target.",
         "export": "Write the bundle of a training run.",
+        "sign": "Vouch for a bundle as a numbered release.",
         "train": "Fine-tune a backbone with an exit head per layer.",
     }
 
@@ -50,15 +53,29 @@ def show(bundle: Location = SHIPPED, *, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(bundle: Location = SHIPPED, *, as_json: AsJson = False) -> None:
-    """Check every file of a bundle against its hash. Example: dimee model verify."""
+def verify(
+    bundle: Location = SHIPPED,
+    *,
+    key: Annotated[Path | None, typer.Option(help="Public key that must have signed it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle's files, and with a key its signature. Example: dimee model verify --key release.pub."""
     opened = open_bundle(bundle)
+    if key is not None:
+        _check_signature(opened, key)
     opened.verify()
     if as_json:
         files = sorted(opened.manifest.files)
         typer.echo(msgspec.json.encode({"path": str(opened.directory), "revision": opened.revision, "intact": files}))
     else:
         typer.echo(f"{opened.directory}: revision {opened.revision}, {len(opened.manifest.files)} files intact")
+
+
+def _check_signature(opened: Bundle, key: Path) -> None:
+    from common.certificates import files, releases  # noqa: PLC0415 - cryptography is an extra
+
+    manifest = files.read(opened.directory / MANIFEST_FILE)
+    releases.verified(opened.directory, manifest, files.read_verifying_key(key))
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -16,15 +17,35 @@ SHIPPED = "shipped"
 _CHUNK_BYTES = 1 << 20
 
 
+class Gate(Protocol):
+    """Decides which bundles are believed."""
+
+    def check(self, directory: Path, manifest: bytes) -> None:
+        """Refuse a bundle by the bytes of its manifest, before they are parsed.
+
+        Raises:
+            ArtifactError: It is not to be believed.
+        """
+        ...
+
+
+class AnyBundle:
+    """Believes every bundle that is intact."""
+
+    def check(self, directory: Path, manifest: bytes) -> None:
+        """Refuse nothing."""
+
+
 class Bundle:
     """A bundle whose manifest is valid; every file is checked against its hash when it is first asked for."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, gate: Gate | None = None) -> None:
         source = directory / manifests.MANIFEST_FILE
         try:
             document = source.read_bytes()
         except OSError as exc:
             raise ArtifactError(f"{directory} is no bundle: {manifests.MANIFEST_FILE} cannot be read") from exc
+        (gate or AnyBundle()).check(directory, document)
         self.directory = directory
         self.manifest: Manifest = manifests.parse(document, str(source))
         self._intact: set[str] = set()
@@ -63,21 +84,21 @@ class Bundle:
             self.path(name)
 
 
-def open_bundle(location: str | Path = SHIPPED) -> Bundle:
-    """Open the bundle in a directory, or the shipped one.
+def open_bundle(location: str | Path = SHIPPED, gate: Gate | None = None) -> Bundle:
+    """Open the bundle in a directory, or the shipped one, if the gate lets it in.
 
     Raises:
         ConfigError: There is no such directory.
-        ArtifactError: It is no intact bundle.
+        ArtifactError: It is no intact bundle, or the gate refuses it.
     """
     if str(location) == SHIPPED:
-        return Bundle(Path(str(files("common.model"))) / "bundles" / "sst2")
+        return Bundle(Path(str(files("common.model"))) / "bundles" / "sst2", gate)
     directory = Path(location).expanduser()
     if not directory.is_dir():
         raise ConfigError(
             f"bundle {str(location)!r} is no directory; give one made by 'dimee model export', or 'shipped'"
         )
-    return Bundle(directory)
+    return Bundle(directory, gate)
 
 
 def derive(bundle: Bundle, target: Path, changed: Mapping[str, bytes]) -> Bundle:

@@ -13,6 +13,7 @@ from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
+from common.service.trust import bundle_gate
 from common.service.telemetry.telemetry import Telemetry
 from common.service.worker import Identity, TierWorker
 from common.transport.contract import Inbox, Presence, Transport
@@ -30,7 +31,7 @@ def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[B
         ConfigError: The bundle or the policy does not exist.
         ArtifactError: The bundle is not intact.
     """
-    bundle = open_bundle(settings.model.bundle)
+    bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
     policy = choose_policy(bundle, settings.routing.policy)
     pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)

@@ -17,12 +17,17 @@ def stream(
     Raises:
         CrashError: The device ended before it had answered everything.
     """
-    feeder = threading.Thread(target=_feed, args=(device, texts, rate), name="feeder")
+    leaving = threading.Event()
+    feeder = threading.Thread(target=_feed, args=(device, texts, rate, leaving), name="feeder")
     started = time.monotonic()
     feeder.start()
     try:
         answered = _count_answers(device, len(texts), shows_progress=shows_progress)
+    except BaseException:
+        device.terminate()  # a full pipe would keep the feeder waiting
+        raise
     finally:
+        leaving.set()
         feeder.join()
     elapsed_s = time.monotonic() - started
     status = device.wait()
@@ -31,15 +36,17 @@ def stream(
     return elapsed_s
 
 
-def _feed(device: subprocess.Popen[bytes], texts: Sequence[Input], rate: float | None) -> None:
+def _feed(
+    device: subprocess.Popen[bytes], texts: Sequence[Input], rate: float | None, leaving: threading.Event
+) -> None:
     if device.stdin is None:
         raise AssertionError("the device was started without a pipe")
     started = time.monotonic()
     try:
         with device.stdin as pipe:
             for position, text in enumerate(texts):
-                if rate:
-                    time.sleep(max(0.0, started + position / rate - time.monotonic()))
+                if rate and leaving.wait(max(0.0, started + position / rate - time.monotonic())):
+                    return
                 pipe.write(encode_document(text) + b"\n")
                 if rate:
                     pipe.flush()

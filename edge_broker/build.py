@@ -39,7 +39,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     runner = work(settings, identity, pipeline, transport, stopping, telemetry=telemetry)
     with ExitStack() as stack:  # what is entered last stops first
         if settings.broker.is_enabled:
-            stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port))
+            stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
         recorder = _recorder(settings, topics, transport, stopping, stack) if settings.log.is_recorder else None
         stack.enter_context(transport)
         if recorder is not None:

@@ -54,7 +54,6 @@ class Routing(Section, frozen=True, kw_only=True):
     """Which tier an input enters, and when an exit answers."""
 
     policy: str = "default"  # the bundle's default, or a policy by name
-    cost: str = "paper"  # cost model of the log
 
 
 class DeviceLimits(Section, frozen=True, kw_only=True):

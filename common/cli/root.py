@@ -31,6 +31,7 @@ class RootGroup(LazyGroup):
         "log": "Query the inference log.",
         "model": "Train, export, verify and show bundles.",
         "plan": "Choose splits, codec and policy for given links and machines.",
+        "service": "Run this machine's tier as a system service.",
     }
 
 

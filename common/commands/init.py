@@ -23,6 +23,7 @@ from common.errors import ConfigError
 from common.types import Tier
 
 _DEFAULTS = Mqtt()
+_STATE_FOLDER = Path("/var/lib/dimee-edge")  # which systemd gives to the service of settings under /etc
 
 
 def init(  # noqa: PLR0913 - typer's options
@@ -36,7 +37,9 @@ def init(  # noqa: PLR0913 - typer's options
     password_file: Annotated[Path | None, typer.Option(help="File that holds the MQTT password.")] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
     bundle: Annotated[str | None, typer.Option(help="A bundle's directory; the shipped one by default.")] = None,
-    data: Annotated[Path | None, typer.Option(help="edge: folder of the log; beside the settings by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="edge: folder of the log; the service's own for settings in /etc.")
+    ] = None,
     embedded_broker: Annotated[bool, typer.Option("--embedded-broker", help="edge: bring a broker along.")] = False,
     source: Annotated[
         str | None,
@@ -74,7 +77,7 @@ def init(  # noqa: PLR0913 - typer's options
         _ask(tier, chosen)
     chosen.setdefault("node.id", unique_id(tier, machine_name()))
     if tier is Tier.EDGE:
-        _lay_out_edge(chosen, (data or path.parent).expanduser().absolute(), brings_broker=embedded_broker)
+        _lay_out_edge(chosen, _log_folder(data, path), brings_broker=embedded_broker)
     password = _password(chosen, may_ask=may_ask, from_stdin=password_stdin)
     password_path = path.parent / "mqtt-password"
     if password is not None:
@@ -122,6 +125,12 @@ def _password(chosen: Chosen, *, may_ask: bool, from_stdin: bool) -> str | None:
     if may_ask:
         return str(typer.prompt("Password", hide_input=True, err=True))
     return None
+
+
+def _log_folder(data: Path | None, path: Path) -> Path:
+    if data is not None:
+        return data.expanduser().absolute()
+    return _STATE_FOLDER if path.is_relative_to("/etc") else path.parent
 
 
 def _lay_out_edge(chosen: Chosen, folder: Path, *, brings_broker: bool) -> None:

@@ -75,6 +75,16 @@ def write_config(tier: Tier, chosen: Mapping[str, Any], path: Path) -> None:
             raise ConfigError(f"not written: {str(exc).removeprefix(f'{draft}: ')}") from exc
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that everybody may read, whole or not at all.
+
+    Raises:
+        ConfigError: Its folder is missing or may not be written.
+    """
+    with _replacing(path, _PUBLIC_FILE) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def write_password(password: str, path: Path) -> None:
     """Keep a password where only its owner reads it.
 

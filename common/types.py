@@ -11,6 +11,7 @@ import msgspec
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^+#/\x00]{1,64}$")]  # can stand as one level of a topic
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=3e38)]  # fits single precision
+Finite = Annotated[float, msgspec.Meta(ge=-3e38, le=3e38)]  # the same; also refuses NaN
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # fits every column and every JSON reader
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -79,7 +80,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     total_ms: NonNegative  # from acceptance to answer, on the device's clock
     threshold: Fraction | None = None  # in force at the exit that answered
     pool: Pool | None = None
-    distances: tuple[float, ...] = ()  # to the centroids of easy, moderate, hard
+    distances: tuple[Finite, ...] = ()  # to the centroids of easy, moderate, hard
     detail: str = ""  # why it is degraded or failed
     is_truncated: bool = False
     tokens: Count = 0

@@ -4,22 +4,29 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from common.errors import TransportError
 from common.transport.contract import Transport
-from common.wire.messages import Receipt
+from common.wire import codec
+from common.wire.messages import LogRecords, Receipt
 from device_agent.outbox import Outbox, Release
 
 _LOGGER = logging.getLogger(__name__)
 _WINDOW = 256  # records sent and not receipted; the rest waits here and leaves the transport to requests
+_FULL = 32  # records that wait no longer for a receipt to take them along
+_MAX_TOGETHER_BYTES = 100_000
 
 WhenFull = Literal["refuse", "drop"]
 
 
 class Journal:
-    """Sends every record, oldest deadline first, and again until it is receipted."""
+    """Sends every record, oldest deadline first, and again until it is receipted.
+
+    What finishes while a receipt is awaited goes together with the next sending (as Nagle's algorithm does), so that
+    the log costs a message per record only when there is hardly any work.
+    """
 
     def __init__(
         self,
@@ -88,16 +95,14 @@ class Journal:
     def resend(self) -> None:
         """Send again what has waited too long for its receipt, and what could not be sent before."""
         if self._transport.is_connected:
-            for record in self._take_late(time.monotonic()):
-                self._send(record)
+            self._send(self._take_late(time.monotonic()))
             self.send_waiting()
 
     def send_waiting(self) -> None:
         """Send what the window has room for."""
         if not self._transport.is_connected:
             return
-        for record in self._take_waiting(time.monotonic()):
-            self._send(record)
+        self._send(self._take_waiting(time.monotonic()))
 
     def wait_until_settled(self, limit_s: float) -> int:
         """Wait for the last receipt; tell how many records never got theirs."""
@@ -121,8 +126,10 @@ class Journal:
         return dropped
 
     def _take_waiting(self, now: float) -> list[bytes]:
-        taken = []
+        taken: list[bytes] = []
         with self._lock:
+            if self._sent and len(self._waiting) < _FULL:
+                return taken
             while self._waiting and len(self._sent) < _WINDOW:
                 request_id, record = self._waiting.popitem(last=False)
                 self._sent[request_id] = (record, now)
@@ -141,8 +148,23 @@ class Journal:
                 late.append(record)
         return late
 
-    def _send(self, record: bytes) -> None:
-        try:
-            self._transport.publish(self._topic, record)
-        except TransportError as exc:
-            _LOGGER.debug("a record waits: %s", exc)  # resend comes
+    def _send(self, records: list[bytes]) -> None:
+        for together in _batches(records):
+            payload = together[0] if len(together) == 1 else codec.encode(LogRecords(messages=together))
+            try:
+                self._transport.publish(self._topic, payload)
+            except TransportError as exc:
+                _LOGGER.debug("%d records wait: %s", len(together), exc)  # resend comes
+
+
+def _batches(records: list[bytes]) -> Iterator[tuple[bytes, ...]]:
+    together: list[bytes] = []
+    num_bytes = 0
+    for record in records:
+        if together and (len(together) == _FULL or num_bytes + len(record) > _MAX_TOGETHER_BYTES):
+            yield tuple(together)
+            together, num_bytes = [], 0
+        together.append(record)
+        num_bytes += len(record)
+    if together:
+        yield tuple(together)

@@ -33,7 +33,7 @@ def decode_input(payload: bytes) -> Input:
         return msgspec.json.decode(text, type=Input)
     except msgspec.ValidationError as exc:
         raise InputError(f'input {text[:60]!r} is no {{"text": …}}: {exc}') from exc
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return Input(text)  # a sentence that starts with a brace
 
 
@@ -58,7 +58,7 @@ def decode_status(payload: bytes) -> NodeStatus:
     """
     try:
         return msgspec.json.decode(payload, type=NodeStatus)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise WireError(f"status refused: {exc}") from exc
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.types import Count, Fraction, Hop, Name, NonNegative, Reason, Record, RequestId
+from common.types import Count, Finite, Fraction, Hop, Name, NonNegative, Reason, Record, RequestId
 
 MAX_HOPS = 8
 FailureCode = Literal["model_mismatch", "bad_message", "expired", "overloaded", "internal"]
@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="O
     request_id: RequestId
     model_revision: str
     reason: Reason
-    logits: Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    logits: Annotated[tuple[Finite, ...], msgspec.Meta(min_length=1, max_length=4096)]
     confidence: Fraction  # calibrated top softmax probability
     exit_layer: Count
     threshold: Fraction | None
@@ -69,4 +69,10 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     record: Record
 
 
-Message = HiddenStates | Outcome | Failure | Receipt | LogRecord
+class LogRecords(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="B"):
+    """Finished requests that travel together: a message for each would cost more than the record."""
+
+    messages: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=256)]  # each a LogRecord
+
+
+Message = HiddenStates | Outcome | Failure | Receipt | LogRecord | LogRecords

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from common.errors import OverloadedError, StoreError
 from common.store.outbox import OutboxFile, Promised, outbox_file
-from common.types import Reason
+from common.types import Reason, Tier
 from device_agent.outbox import DiskOutbox
 
 LIMIT_S = 10.0
@@ -102,10 +103,6 @@ def test_records_of_a_former_process_reach_the_log_once(site: Any, tmp_path: Pat
 def test_an_unanswered_request_of_a_former_process_is_sent_while_worth_it_and_else_answered_here(
     site: Any, tmp_path: Path, age_s: float, reason: Reason
 ) -> None:
-    import time
-
-    from common.types import Tier
-
     path, at = tmp_path / "outbox.sqlite", time.time() - age_s
     with outbox_file(path, max_remembered=1) as file:
         file.accept(promised("left", input_id="mine", created_at=at, deadline=at + 5))

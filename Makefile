@@ -2,9 +2,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt
+# make chaos DURATION_S=600 SEED=1: faults on running processes · make fuzz RUNS=10000000: broken messages
+DURATION_S ?= 600
+RUNS ?= 10000000
 SOURCES := common device_agent edge_broker cloud_worker tests benchmarks docs
 
-.PHONY: demo check test docs clean
+.PHONY: demo check test docs chaos fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/dimee demo --log dimee-demo.sqlite
@@ -18,6 +21,12 @@ check: $(VENV)/test.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/pytest tests
+
+chaos: $(VENV)/test.stamp
+	$(BIN)/python -m tests.chaos --duration $(DURATION_S) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m tests.fuzz --plain --runs $(RUNS)
 
 docs: $(VENV)/test.stamp
 	$(BIN)/python docs/generate.py

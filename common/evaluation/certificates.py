@@ -21,17 +21,17 @@ Counts = NDArray[np.int64]
 
 _GAMMA_SHARE = 0.02  # of the error, spent on bounding the share of discordant pairs
 _SHARES_TRIED = 13  # of discordant pairs, between the target and the bound
-_DROPS_TRIED = 9  # true drops, between none and twice the target
+_HALVINGS = 12
 _ROUNDING = 1e-9
-_LONG_RUN = 100
+_FEW = 3000  # further answers whose luck is summed exactly
 _SPREAD = 6.0  # standard deviations of each count that are summed; what lies beyond is added to the result
 
 
 def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 0.1, over: int | None = None) -> float:
     """Bound the chance of so small a loss if the drop exceeded ``target``.
 
-    With ``over``, the drop is the one counted over that many further answers: for every true drop, the chance of so
-    small a loss here times the chance of exceeding the target there is the chance of a broken promise.
+    With ``over``, the drop is the one counted over that many further answers. Half of the error is then left for their
+    own luck: the hypothesis is that they exceed the target with more than that chance.
 
     Args:
         lost: Samples that only the reference answered rightly.
@@ -39,7 +39,7 @@ def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 
         samples: All samples.
         target: Accuracy drop, 0..1.
         error: Level that the result will be compared with; shapes the test, which is valid for any.
-        over: Number of further answers; None is the long run, as is anything beyond a hundred times the samples.
+        over: Number of further answers; None is the long run.
     """
     if target >= 1 or samples == 0:
         return 1.0
@@ -50,16 +50,11 @@ def p_value(lost: int, won: int, samples: int, target: float, *, error: float = 
     lattice = _Lattice(samples, target, bound)
     is_as_low = lattice.scores <= float(_score(np.array(lost), np.array(won), samples, target)) + _ROUNDING
     shares = np.linspace(target, bound, _SHARES_TRIED)[1:].tolist()
-    if over is None or over > _LONG_RUN * samples:
+    if over is None:
         return min(1.0, gamma + max(lattice.chance(is_as_low, share, target) for share in shares))
-    further = _Lattice(over, target, bound)
-    exceeds = further.lost - further.won > target * over + _ROUNDING
-    broken = (
-        further.chance(exceeds, share, drop) * lattice.chance(is_as_low, share, drop)
-        for share in shares[::3]
-        for drop in np.linspace(0, min(share, 2 * target), _DROPS_TRIED).tolist()
-    )
-    return min(1.0, gamma + max(broken))
+    riskiest = _Luck(over, target, bound, error / 2)
+    broken = (lattice.chance(is_as_low, share, riskiest.least_drop(share)) for share in shares)
+    return min(1.0, 2 * (gamma + max(broken)))
 
 
 def upper_drop(lost: int, won: int, samples: int, *, error: float = 0.1) -> float:
@@ -114,7 +109,7 @@ class _Lattice:
 
     def __init__(self, samples: int, target: float, bound: float) -> None:
         self.lost = np.arange(_most(samples, (bound + 2 * target) / 2) + 1)[:, None]
-        self.won = np.arange(_most(samples, bound / 2) + 1)[None, :]
+        self.won = self.lost.T
         self.neither = samples - self.lost - self.won
         table = _log_factorials(1 << max(10, int(samples).bit_length()))
         ways = table[samples] - table[self.lost] - table[self.won] - table[np.maximum(self.neither, 0)]
@@ -126,6 +121,26 @@ class _Lattice:
         logs = self.log_ways + _log_power((share + drop) / 2, self.lost) + _log_power((share - drop) / 2, self.won)
         weights = np.exp(logs + _log_power(1 - share, self.neither))
         return float(weights[event].sum() + max(0.0, 1 - weights.sum()))
+
+
+class _Luck:
+    """Chance that so many further answers exceed the target: exact for few, by the normal approximation for many."""
+
+    def __init__(self, samples: int, target: float, bound: float, risk: float) -> None:
+        self._samples, self._target, self._risk = samples, target, risk
+        self._lattice = _Lattice(samples, target, bound) if samples <= _FEW else None
+
+    def least_drop(self, share: float) -> float:
+        """Give the smallest true drop that exceeds the target with a chance above the risk."""
+        if self._lattice is None:
+            margin = NormalDist().inv_cdf(1 - self._risk) * math.sqrt(share / self._samples)
+            return max(-share, self._target - margin)
+        is_over = self._lattice.lost - self._lattice.won > self._target * self._samples + _ROUNDING
+        low, high = -share, share
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._lattice.chance(is_over, share, middle) > self._risk else (middle, high)
+        return low
 
 
 def _most(samples: int, chance: float) -> int:

@@ -58,6 +58,7 @@ def wire() -> str:
         messages.Outcome,
         messages.Failure,
         messages.LogRecord,
+        messages.LogRecords,
         messages.Receipt,
     ]
     inside = [messages.Tensor, types.Hop, types.Record, types.Answer]
@@ -145,7 +146,7 @@ def _topics_table() -> str:
         (site.request(edge), "devices", "edges; a shared subscription where the broker has it", "HiddenStates"),
         (site.request(cloud), "devices, edges", "cloud workers, likewise", "HiddenStates"),
         (site.outcome("{id}"), "edges, cloud workers, recorder", "that device", "Outcome, Failure, Receipt"),
-        (site.log, "devices", "the recorder in an edge", "LogRecord"),
+        (site.log, "devices", "the recorder in an edge", "LogRecord, LogRecords"),
         (site.input("{id}"), "applications", "that device", "text or JSON Input"),
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),

@@ -9,7 +9,7 @@ from common.store.writer import Committed, RequestLogWriter
 from common.transport.contract import Delivery, Transport
 from common.types import Record
 from common.wire import codec
-from common.wire.messages import Failure, LogRecord, Receipt
+from common.wire.messages import Failure, LogRecord, LogRecords, Message, Receipt
 from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
@@ -54,25 +54,35 @@ class Recorder:
     def handle(self, deliveries: list[Delivery]) -> None:
         """Queue each record for the log."""
         for delivery in deliveries:
-            self._take(delivery)
+            message = self._decode(delivery.payload, delivery.topic)
+            if isinstance(message, LogRecords):
+                for payload in message.messages:
+                    self._take(self._decode(payload, delivery.topic), payload, delivery.topic)
+            else:
+                self._take(message, delivery.payload, delivery.topic)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _decode(self, payload: bytes, topic: str) -> Message | None:
         try:
-            message = codec.decode(delivery.payload)
-            if not isinstance(message, LogRecord):
-                raise WireError(f"the log takes records, not {type(message).__name__}")  # noqa: TRY301 - one refusal
+            return codec.decode(payload)
         except WireError as exc:
-            self._count_refusal(delivery, exc)
+            self._count_refusal(payload, topic, exc)
+            return None
+
+    def _take(self, message: Message | None, payload: bytes, topic: str) -> None:
+        if message is None:
+            return
+        if not isinstance(message, LogRecord):
+            self._count_refusal(payload, topic, WireError(f"the log takes records, not {type(message).__name__}"))
             return
         try:
             self._writer.append(message.record)
         except WireError as exc:
-            self._count_refusal(delivery, exc)
+            self._count_refusal(payload, topic, exc)
             self._receipts.refuse(message.record, str(exc))
         except OverloadedError as exc:
             self.counters["deferred"] += 1
             _LOGGER.warning("a record has to come again: %s", exc)
 
-    def _count_refusal(self, delivery: Delivery, exc: WireError) -> None:
+    def _count_refusal(self, payload: bytes, topic: str, exc: WireError) -> None:
         self.counters["refused"] += 1
-        _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
+        _LOGGER.warning("refused %d bytes on %s: %s", len(payload), topic, exc)

@@ -44,6 +44,7 @@ class RequestLogWriter:
         on_crash: Callable[[], None] | None = None,
         max_queued: int = 10_000,
         max_batch: int = 1000,
+        linger_s: float = 0.02,
         busy_limit_s: float = 60.0,
         stop_limit_s: float = 10.0,
     ) -> None:
@@ -52,6 +53,7 @@ class RequestLogWriter:
         self._on_crash = on_crash
         self._queue: queue.Queue[_Entry | None] = queue.Queue(max_queued)
         self._max_batch = max_batch
+        self._linger_s = linger_s
         self._busy_limit_s = busy_limit_s
         self._stop_limit_s = stop_limit_s
         self._lock = threading.Lock()  # no record may slip in behind the sentinel
@@ -130,7 +132,10 @@ class RequestLogWriter:
                 self._on_crash()
 
     def _next_batch(self) -> list[_Entry]:
+        """Wait for a record, and a moment more for those that come with it: a commit costs as much as many rows."""
         entry = self._queue.get()
+        if entry is not None:
+            self._giving_up.wait(self._linger_s)
         batch: list[_Entry] = []
         while entry is not None:
             batch.append(entry)

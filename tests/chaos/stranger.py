@@ -11,7 +11,7 @@ from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
 from common.wire import codec
-from common.wire.messages import LogRecord, Receipt
+from common.wire.messages import LogRecord, LogRecords, Receipt
 from tests.chaos.processes import Fleet
 from tests.fuzz.mutation import mutate
 
@@ -87,7 +87,7 @@ class Stranger:
 
     def _is_forgery(self, payload: bytes) -> bool:
         try:
-            return isinstance(codec.decode(payload), LogRecord | Receipt)
+            return isinstance(codec.decode(payload), LogRecord | LogRecords | Receipt)
         except WireError:
             return False
 

@@ -22,7 +22,7 @@ from common.transport.contract import Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Record, Tier
 from common.wire import codec
-from common.wire.messages import LogRecord, Receipt
+from common.wire.messages import LogRecord, LogRecords, Receipt
 from common.wire.topics import Topics
 from device_agent.agent import Agent
 from device_agent.build import start_agent
@@ -87,10 +87,13 @@ class _Receipting:
     def handle(self, deliveries: list[Any]) -> None:
         for delivery in deliveries:
             message = codec.decode(delivery.payload)
-            assert isinstance(message, LogRecord)
-            self._records.append(message.record)
-            receipt = Receipt(request_ids=(message.record.answer.request_id,))
-            self._transport.publish(TOPICS.outcome("pi-1"), codec.encode(receipt))
+            payloads = message.messages if isinstance(message, LogRecords) else (delivery.payload,)
+            for payload in payloads:
+                part = codec.decode(payload)
+                assert isinstance(part, LogRecord)
+                self._records.append(part.record)
+                receipt = Receipt(request_ids=(part.record.answer.request_id,))
+                self._transport.publish(TOPICS.outcome("pi-1"), codec.encode(receipt))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Which of several choices to run in the time that is left: the most accurate one that fits, else the fastest.
 
-After MDInference (Ogden & Guo, IC2E 2020, arXiv 2002.06603): eligible is a choice whose mean + gamma · deviation is below
-what the deadline leaves once the network has taken its part; profiles follow what is measured, exponentially weighted.
+After MDInference (Ogden & Guo, IC2E 2020, arXiv 2002.06603): eligible is a choice whose
+mean + gamma · deviation is below what the deadline leaves once the network has taken its part; profiles follow what is
+measured, exponentially weighted.
 """
 
 import math

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from common.errors import CrashError
+from common.service.backlog import Backlog, InOrder
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
 from common.transport.contract import Delivery, Inbox
@@ -28,11 +29,21 @@ class Handler(Protocol):
 class Runner:
     """Runs a handler over an inbox on one named thread; a crash asks the process to stop."""
 
-    def __init__(self, name: str, inbox: Inbox, handler: Handler, stopping: Stopping, *, max_batch: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        inbox: Inbox,
+        handler: Handler,
+        stopping: Stopping,
+        *,
+        max_batch: int = 16,
+        backlog: Backlog | None = None,
+    ) -> None:
         self._inbox = inbox
         self._handler = handler
         self._stopping = stopping
         self._max_batch = max_batch
+        self._backlog: Backlog = backlog or InOrder()
         self._busy_since: float | None = None  # time.monotonic()
         self._thread = threading.Thread(target=self._run, name=name)
 
@@ -50,8 +61,8 @@ class Runner:
         """Let the process tell of this thread: what its handler counts, what waits, and whether it is hung."""
         telemetry.watch(
             self._thread.name,
-            counters=lambda: dict(self._handler.counters),
-            gauges=lambda: {"inbox_messages": float(len(self._inbox))},
+            counters=lambda: {**self._handler.counters, **self._backlog.counters},
+            gauges=lambda: {"inbox_messages": float(len(self._inbox) + len(self._backlog))},
             busy_s=self._busy_s,
         )
 
@@ -59,9 +70,21 @@ class Runner:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def _next_batch(self) -> list[Delivery] | None:
+        """Choose among all that waits; None when the inbox is closed and all is done."""
+        while True:
+            patience_s = 0.0 if len(self._backlog) else None
+            come = self._inbox.get_batch(self._backlog.max_waiting, timeout=patience_s)
+            if come is None and not len(self._backlog):
+                return None
+            for delivery in come or ():
+                self._backlog.add(delivery)
+            if batch := self._backlog.take(self._max_batch):
+                return batch
+
     def _run(self) -> None:
         try:
-            while (deliveries := self._inbox.get_batch(self._max_batch)) is not None:
+            while (deliveries := self._next_batch()) is not None:
                 self._busy_since = time.monotonic()
                 self._handler.handle(deliveries)
                 self._busy_since = None

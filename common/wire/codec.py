@@ -1,12 +1,12 @@
 """Messages to msgpack bytes and back; bytes from a peer are guilty until checked."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import msgspec
 
 from common.errors import WireError
-from common.wire.messages import LogRecord, Message
+from common.wire.messages import HiddenStates, LogRecord, Message
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
@@ -36,3 +36,36 @@ def decode(payload: bytes) -> Message:
     except (ValueError, TypeError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException) as exc:
         raise WireError(f"{len(payload)} bytes are no msgpack ({type(exc).__name__})") from exc
     return message
+
+
+class Peek(NamedTuple):
+    """What a queue needs to know of a request before it is unpacked and validated."""
+
+    device_id: str = ""  # empty: this is no request
+    budget_ms: float = 0.0
+    is_retry: bool = False
+
+
+_NOTHING = Peek()
+_FIELDS = len(HiddenStates.__struct_fields__) + 1  # and the tag
+
+
+def peek(payload: bytes) -> Peek:
+    """Read whose request this is and how urgent, without copying its tensors; nothing is validated."""
+    reader = msgpack.Unpacker(raw=False, use_list=False, max_buffer_size=MAX_MESSAGE_BYTES)
+    try:
+        reader.feed(payload)
+        if reader.read_array_header() != _FIELDS or reader.unpack() != "H":
+            return _NOTHING
+        fields: dict[str, Any] = {}
+        for name in HiddenStates.__struct_fields__:
+            if name in _PEEKED:
+                fields[name] = reader.unpack()
+            else:
+                reader.skip()
+        return Peek(str(fields["device_id"])[:64], float(fields["budget_ms"]), int(fields["attempt"]) > 1)
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
+        return _NOTHING
+
+
+_PEEKED = frozenset({"device_id", "budget_ms", "attempt"})

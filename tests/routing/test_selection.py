@@ -29,7 +29,7 @@ REQUESTS = 20_000
 
 
 def replay(sla_ms: float, mean_ms: float, deviation_ms: float) -> tuple[float, float, float]:
-    """Give accuracy in %, mean time in ms and late share in % over a network, one draw for both ways, normal above 0."""
+    """Give accuracy in %, mean time in ms and late share in %; one draw of the network, above 0, for both ways."""
     draw = np.random.default_rng(7)
     one_way = draw.normal(mean_ms, deviation_ms, 2 * REQUESTS)
     one_way = one_way[one_way > 0][:REQUESTS]

@@ -37,12 +37,19 @@ def trace_kept_back(chain: Chain, texts: EncodedTexts, epochs: NDArray[np.float3
         exits=chain.exits,
         temperatures=tuple(fit_temperature(exit_logits, labels) for exit_logits in logits),
         logits=logits,
-        pooled=np.concatenate([output.pooled for output in outputs], axis=1),
-        features=np.concatenate([output.embedded.mean(axis=1) for output in outputs]),
+        pooled=_coarse(np.concatenate([output.pooled for output in outputs], axis=1), steps=64),
+        features=_coarse(np.concatenate([output.embedded.mean(axis=1) for output in outputs]), steps=128),
         tokens=texts.lengths.astype(np.intp),
         labels=labels,
         probabilities_by_epoch=epochs[:, [layer - 1 for layer in chain.exits]],
     )
+
+
+def _coarse(states: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """Round to so many steps up to the largest value: the bundle's archive packs them into a third of the space."""
+    step = max(float(np.abs(states).max()), 1e-12) / steps
+    coarse: NDArray[np.float32] = (np.round(states / step) * step).astype(np.float32)
+    return coarse
 
 
 def fit_routing(trace: Trace, depths: Depths) -> RoutingTable:

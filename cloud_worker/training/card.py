@@ -10,13 +10,14 @@ CARD_FILE = "MODEL_CARD.md"
 def model_card(manifest: Manifest, licence: str) -> str:
     """Write the card of a bundle; ``licence`` is the backbone's."""
     record = manifest.training
+    exits = ", ".join(str(entry.layer) for entry in manifest.exits)
     return "\n".join(
         [
             f"# {manifest.name}",
             "",
             (
-                f"A text classifier with exits after layers {', '.join(str(entry.layer) for entry in manifest.exits)} of "
-                f"{manifest.num_layers}, for `dimee`. Labels: {', '.join(manifest.labels)}. "
+                f"A text classifier with exits after layers {exits} of {manifest.num_layers}, for `dimee`. "
+                f"Labels: {', '.join(manifest.labels)}. "
                 f"Precision: {manifest.precision}. Inputs beyond {manifest.max_tokens} tokens are cut."
             ),
             "",
@@ -75,8 +76,8 @@ def _recipe(record: dict[str, Any]) -> list[str]:
         f"- Reference: the last exit alone, {_schedule(recipe['reference'])}.",
         (
             f"- Joint: all exits from the reference's weights, {_schedule(recipe['joint'])}; exit weights {weights}; "
-            f"{recipe['distillation']:.0%} of the loss from the frozen reference at temperature {recipe['temperature']}; "
-            "the word table stays as the reference left it."
+            f"{recipe['distillation']:.0%} of the loss from the frozen reference at temperature "
+            f"{recipe['temperature']}; the word table stays as the reference left it."
         ),
     ]
 

@@ -49,6 +49,9 @@ def train(  # noqa: PLR0913 - options of a command
     head_learning_rate: Annotated[float, typer.Option(help="Peak rate of the exit heads.")] = 5e-4,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Share of the teacher in the loss.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Softens the teacher.")] = 2.0,
+    word_dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of words hidden, jointly.")] = 0.0,
+    whole_repeats: Annotated[int, typer.Option(min=1, help="Times an epoch shows a whole text, jointly.")] = 1,
+    start: Annotated[Path | None, typer.Option(help="Finished run on the same split to go on from.")] = None,
     average_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the last steps to average.")] = 0.22,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 1,
     split_seed: Annotated[int, typer.Option(help="Seed of the kept-back draw.")] = 7,
@@ -81,11 +84,13 @@ def train(  # noqa: PLR0913 - options of a command
         keep_back=keep_back,
         split_seed=split_seed,
         max_tokens=max_tokens,
+        start=start,
         backbone_name=backbone_name or Path(backbone).name,
     )
     recipe = Recipe(
         reference=replace(schedule, epochs=reference_epochs),
-        joint=schedule,
+        joint=replace(schedule, word_dropout=word_dropout),
+        whole_repeats=whole_repeats,
         distillation=distillation,
         temperature=temperature,
     )

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 OPSET = 18  # runs on onnxruntime from 1.14 on
 
+_SMALL = (".score.", ".classify.")  # of ExitHead
+
 
 def write_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: tuple[str, ...], file: Path) -> None:
     """Export with the axes ``batch`` and ``sequence`` left open in every input."""
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # misses torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -35,7 +38,7 @@ def write_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: tuple[s
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Turn the layers' matrix products to int8, weights per channel; exit heads stay float32.
+    """Turn matrix products to int8, weights per channel; the last ones of an exit head stay float32.
 
     Seven bits per weight: with eight, processors without VNNI saturate and answer differently from the rest.
     """
@@ -51,20 +54,20 @@ def quantise(source: Path, target: Path) -> None:
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_head_products(model),
+            nodes_to_exclude=_small_products(model),
         )
     finally:
         logging.getLogger().removeFilter(_is_no_advice)
 
 
-def _head_products(model: onnx.ModelProto) -> list[str]:
-    """Names of the matrix products whose own or following bias belongs to an exit head."""
-    of_heads = [node for node in model.graph.node if any("heads." in name for name in node.input)]
-    biased = {name for node in of_heads for name in node.input}
+def _small_products(model: onnx.ModelProto) -> list[str]:
+    """Names of the exit heads' scoring and classifying products: a few rows each, and they decide the answer."""
+    small = [node for node in model.graph.node if any(part in name for name in node.input for part in _SMALL)]
+    biased = {name for node in small for name in node.input}
     products = [
         node.name
         for node in model.graph.node
-        if node.op_type in {"MatMul", "Gemm"} and (node in of_heads or biased & set(node.output))
+        if node.op_type in {"MatMul", "Gemm"} and (node in small or biased & set(node.output))
     ]
     return [*products, *(f"{name}_MatMul" for name in products)]  # a Gemm is first rewritten under that name
 

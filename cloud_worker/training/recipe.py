@@ -1,10 +1,12 @@
 """The training recipe: keep back, fine-tune the last exit alone, then train all exits with that model as teacher."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from cloud_worker.training.progress import progress_for
 from cloud_worker.training.provenance import origin_of, versions
 from cloud_worker.training.rundir import RunDirectory
 from cloud_worker.training.split import Split, keep_back
+from common.errors import ConfigError
 from common.inputs.examples import Columns, LabelledTexts, read_examples
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Sources:
     keep_back: int = 2000
     split_seed: int = 7
     max_tokens: int = 128
+    start: Path | None = None  # a finished run to go on from
     backbone_name: str = ""  # for the record, where the backbone is a directory
 
 
@@ -48,6 +52,7 @@ class Recipe:
     reference: Schedule
     joint: Schedule
     distillation: float = 0.5
+    whole_repeats: int = 1  # how often an epoch of the joint stage shows each whole text
     temperature: float = 2.0
 
 
@@ -78,6 +83,9 @@ class TrainingRun:
         self._network = MultiExitNetwork(load_backbone(sources.backbone), len(self._labels))
         self._kept_back = self._encode(self._examples.select(self._split.kept_back))
         self._seconds: dict[str, float] = {}
+        self._start = None if sources.start is None else RunDirectory(sources.start)
+        if self._start is not None:
+            self._refuse_another_split(self._start.read_record())
 
     def run(self, command: str) -> dict[str, object]:
         """Train, measure and write; returns the record that run.json holds."""
@@ -86,6 +94,8 @@ class TrainingRun:
         _LOGGER.info("training on %d rows; %d kept back", len(training), len(self._kept_back))
         self._fit_reference(training)
         reference = self._measure()
+        repeated = self._split.whole_training * (self._recipe.whole_repeats - 1)
+        training = self._encode(self._examples.select(self._split.training + repeated))
         self._fit_joint(training, self._teach(training))
         return self._write(command, reference)
 
@@ -96,6 +106,15 @@ class TrainingRun:
     @property
     def _bfloat16(self) -> bool:
         return self._recipe.joint.bfloat16
+
+    def _refuse_another_split(self, record: dict[str, Any]) -> None:
+        """A run on another split has seen what this one keeps back."""
+        digest, split = origin_of(self._sources.train, 0)["sha256"], _summary(self._split, self._sources)
+        if record["data"]["train"]["sha256"] != digest or record["split"] != split:
+            raise ConfigError(
+                f"--start {self._sources.start}: it was trained on another file or split, and has seen what is to be "
+                "kept back; give the same --train, --keep-back and --split-seed"
+            )
 
     def _encode(self, examples: LabelledTexts) -> EncodedTexts:
         return EncodedTexts(
@@ -108,6 +127,8 @@ class TrainingRun:
 
     def _fit_reference(self, training: EncodedTexts) -> None:
         """Fine-tune the last exit alone, or load it where this was done before."""
+        if self._start is not None:
+            shutil.copyfile(self._start.reference_weights, self._directory.reference_weights)
         if self._directory.reference_weights.is_file():
             _LOGGER.info("the reference stage is finished; its weights are taken")
             load_weights(self._network, self._directory.reference_weights)
@@ -117,11 +138,23 @@ class TrainingRun:
         save_weights(self._network, self._directory.reference_weights)
 
     def _teach(self, training: EncodedTexts) -> Tensor:
-        """Logits [N, C] of the reference for the training rows; kept while the run is unfinished."""
+        """Logits [N, C] of the frozen teacher for the training rows; kept while the run is unfinished.
+
+        The teacher is the reference; in a run that goes on from another one, the mean of that run's reference and its
+        last exit (born-again networks, Furlanello et al. 2018).
+        """
         file = self._directory.teacher_logits
-        if not file.is_file():
-            np.save(file, predict(self._network, training, self._last, bfloat16=self._bfloat16)[0], allow_pickle=False)
+        opinions = [] if file.is_file() else [self._last_logits(training)]
+        if self._start is not None:
+            load_weights(self._network, self._start.weights)
+            opinions += [] if file.is_file() else [self._last_logits(training)]
+        if opinions:
+            np.save(file, np.mean(opinions, axis=0), allow_pickle=False)
         return torch.from_numpy(np.load(file, allow_pickle=False))
+
+    def _last_logits(self, training: EncodedTexts) -> NDArray[np.float32]:
+        last: NDArray[np.float32] = predict(self._network, training, self._last, bfloat16=self._bfloat16)[0]
+        return last
 
     def _fit_joint(self, training: EncodedTexts, teacher_logits: Tensor) -> None:
         """Train all exits, or load them where this was done before."""

@@ -53,7 +53,7 @@ class ByteTable(nn.Module):
 
 
 def shrink_embeddings(network: MultiExitNetwork, max_tokens: int, *, to_bytes: bool) -> None:
-    """Cut the position table to the positions in use and, for int8, turn the word table into bytes; in place."""
+    """Cut the position table to the positions in use and, for int8, turn both tables into bytes; in place."""
     embeddings = network.backbone.embeddings
     used = network.backbone.config.max_position_embeddings - network.backbone.max_tokens + max_tokens
     positions: nn.Embedding = embeddings.position_embeddings  # type: ignore[assignment]
@@ -62,3 +62,4 @@ def shrink_embeddings(network: MultiExitNetwork, max_tokens: int, *, to_bytes: b
     if to_bytes:
         words: nn.Embedding = embeddings.word_embeddings  # type: ignore[assignment]
         embeddings.word_embeddings = ByteTable(words.weight.detach())
+        embeddings.position_embeddings = ByteTable(positions.weight.detach())

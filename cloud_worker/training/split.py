@@ -6,7 +6,7 @@ row that gives away a kept-back text is dropped.
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from common.errors import ConfigError
@@ -26,6 +26,7 @@ class Split:
     training: tuple[int, ...]
     dropped: tuple[int, ...]
     whole_texts: int
+    whole_training: tuple[int, ...]  # the training rows that are whole texts
 
 
 def keep_back(texts: Sequence[str], pairs: Sequence[str] | None, count: int, seed: int) -> Split:
@@ -48,18 +49,21 @@ def keep_back(texts: Sequence[str], pairs: Sequence[str] | None, count: int, see
             f"give more data, or --keep-back {len(whole) // 4}"
         )
     random.Random(seed).shuffle(whole)  # noqa: S311 - a reproducible draw, no secret
-    kept, stays = set(whole[:count]), whole[count:]
+    kept, stays = set(whole[:count]), set(whole[count:])
     leaked = (contained(kept, distinct) - contained(stays, distinct)) | kept
     first = {words: row for row, words in reversed(list(enumerate(rows)))}
     kept_back = sorted(first[words] for words in kept)
     return Split(
         kept_back=tuple(kept_back),
-        training=tuple(row for row, words in enumerate(rows) if words not in leaked),
-        dropped=tuple(row for row, words in enumerate(rows) if words in leaked and first[words] != row)
-        if leaked == kept
-        else tuple(sorted({row for row, words in enumerate(rows) if words in leaked} - set(kept_back))),
+        training=_rows_of(rows, lambda words: words not in leaked),
+        dropped=tuple(sorted(set(_rows_of(rows, leaked.__contains__)) - set(kept_back))),
         whole_texts=len(whole),
+        whole_training=_rows_of(rows, stays.__contains__),
     )
+
+
+def _rows_of(rows: Sequence[Words], is_wanted: Callable[[Words], bool]) -> tuple[int, ...]:
+    return tuple(row for row, words in enumerate(rows) if is_wanted(words))
 
 
 def contained(hosts: Iterable[Words], sequences: Iterable[Words], *, proper: bool = False) -> set[Words]:

@@ -160,6 +160,20 @@ def test_a_split_that_does_not_fit_is_refused(run: Path, tmp_path: Path, split: 
     assert f"--split {split}" in str(result.exception)
 
 
+def test_a_run_goes_on_from_another_only_on_the_same_split(run: Path, backbone: Any, tmp_path: Path) -> None:
+    train = run.parent / "train.tsv"
+    arguments = ["train", "--backbone", str(backbone.directory), "--train", str(train), "--start", str(run)]
+    arguments += ["--keep-back", "60", "--epochs", "1", "--max-tokens", "24", "--whole-repeats", "2"]
+
+    other = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "other"), "--split-seed", "8"])
+    same = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "same"), "--word-dropout", "0.1"])
+
+    assert isinstance(other.exception, ConfigError)
+    assert "has seen what is to be kept back" in str(other.exception)
+    assert same.exit_code == 0
+    assert (tmp_path / "same" / "reference.safetensors").read_bytes() == (run / "reference.safetensors").read_bytes()
+
+
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"run\.json: no record of a finished training run"):
         export_bundle(RunDirectory(tmp_path), ExportPlan(split=(1, 2)), tmp_path / "bundle")

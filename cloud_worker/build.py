@@ -1,6 +1,7 @@
 """Put a cloud worker together and run it."""
 
 from common.config.settings import CloudSettings
+from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import open_pipeline, presence, work
@@ -22,10 +23,12 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
     bundle, pipeline = open_pipeline(settings, Tier.CLOUD)
     identity = Identity(tier=Tier.CLOUD, node=node, topics=topics, manifest=bundle.manifest)
     telemetry = Telemetry(settings.metrics, Tier.CLOUD, node, bundle.manifest)
-    status = presence(Tier.CLOUD, node, topics, bundle.manifest, telemetry.counters)
+    channel = open_channel(settings, Tier.CLOUD)
+    status = presence(Tier.CLOUD, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
     telemetry.watch_connection(transport)
-    runner = work(settings, identity, pipeline, transport, stopping, telemetry=telemetry)
+    spoken = channel.over(transport)
+    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
     with transport, runner, telemetry:  # the runner drains its inbox, then the transport says goodbye
         stopping.wait()
     stopping.raise_error()

@@ -165,6 +165,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     node: Name
     model_revision: str = ""
     counters: dict[str, int] = {}
+    tier_key: str = ""  # of a sealed channel: what devices seal to, a certificate in base64
 
     def gone(self) -> Self:
         """Give the status that the broker publishes when the node vanishes."""

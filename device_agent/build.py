@@ -13,11 +13,12 @@ from common.engine.pipeline import Exited, Pipeline
 from common.errors import CrashError
 from common.model.bundle import Bundle, open_bundle
 from common.routing.cost import CostModel
+from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import presence
 from common.service.trust import bundle_gate
-from common.transport.contract import Inbox, Transport
+from common.transport.contract import Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
 from common.wire.topics import Topics, checked
@@ -46,16 +47,19 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
     topics, node = Topics(settings.mqtt.site), checked("node.id", settings.node.id)
     bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
     model = load_model(bundle, settings)
-    inbox = Inbox(settings.mqtt.max_inbox)
+    channel = open_channel(settings, Tier.DEVICE)
+    inbox = channel.inbox(settings.mqtt.max_inbox)
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
     with ExitStack() as stack:
         if transport is None:
             status = presence(Tier.DEVICE, node, topics, bundle.manifest, telemetry.counters)
             own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
-            own.subscribe(topics.outcome(node), inbox)
             telemetry.watch_connection(own)
-            transport = stack.enter_context(own)
+            transport = channel.over(own)
+            transport.subscribe(topics.outcome(node), inbox)
+            stack.enter_context(own)
         else:
+            transport = channel.over(transport)
             transport.subscribe(topics.outcome(node), inbox)
         outbox = open_outbox(
             settings.outbox.path,

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 from common.config.settings import EdgeSettings
 from common.errors import CrashError
+from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
 from common.service.telemetry.telemetry import Telemetry
@@ -33,14 +34,17 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     bundle, pipeline = open_pipeline(settings, Tier.EDGE)
     identity = Identity(tier=Tier.EDGE, node=node, topics=topics, manifest=bundle.manifest)
     telemetry = Telemetry(settings.metrics, Tier.EDGE, node, bundle.manifest)
-    status = presence(Tier.EDGE, node, topics, bundle.manifest, telemetry.counters)
+    channel = open_channel(settings, Tier.EDGE)
+    status = presence(Tier.EDGE, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
     telemetry.watch_connection(transport)
-    runner = work(settings, identity, pipeline, transport, stopping, telemetry=telemetry)
+    spoken = channel.over(transport)
+    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
     with ExitStack() as stack:  # what is entered last stops first
         if settings.broker.is_enabled:
             stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
-        recorder = _recorder(settings, topics, transport, stopping, stack) if settings.log.is_recorder else None
+        log = channel.inbox(settings.mqtt.max_inbox)
+        recorder = _recorder(settings, spoken, log, stopping, stack) if settings.log.is_recorder else None
         stack.enter_context(transport)
         if recorder is not None:
             recorder.observe(telemetry)
@@ -52,9 +56,10 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
 
 
 def _recorder(
-    settings: EdgeSettings, topics: Topics, transport: Transport, stopping: Stopping, stack: ExitStack
+    settings: EdgeSettings, transport: Transport, inbox: Inbox, stopping: Stopping, stack: ExitStack
 ) -> Runner:
     """Open the log, to be closed with the stack, and subscribe to the records."""
+    topics = Topics(settings.mqtt.site)
     receipts = Receipts(transport, topics, settings.node.id)
     stack.enter_context(sole_writer(settings.log.url))
     writer = RequestLogWriter(
@@ -63,6 +68,5 @@ def _recorder(
         on_crash=lambda: stopping(CrashError("the log cannot be written")),
     )
     stack.enter_context(writer)
-    inbox = Inbox(settings.mqtt.max_inbox)
     transport.subscribe(topics.log, inbox)
     return Runner("recorder", inbox, Recorder(writer, receipts), stopping, max_batch=256)

@@ -152,6 +152,8 @@ class Authority:
         certificate = self._sign(name, role, key.public_key(), hosts=hosts, days=days)
         serial = f"{certificate.serial_number:x}"
         folder = self.folder / ("tiers" if role is Role.SEAL else "nodes") / name
+        if role is Role.SEAL:
+            _keep_previous(folder)
         files.write_public(self.folder / "issued" / f"{serial}.pem", files.certificate_pem(certificate))
         files.write_secret(folder / KEY_FILE, files.private_pem(key))
         files.write_public(folder / CERTIFICATE_FILE, files.certificate_pem(certificate))
@@ -206,6 +208,13 @@ class Authority:
     def _current(self, name: str, *, is_seal: bool) -> Issued | None:
         newest = self._newest(name, is_seal=is_seal)
         return newest if newest is not None and newest.state == "valid" else None
+
+
+def _keep_previous(folder: Path) -> None:
+    """Let workers still open what was sealed to the key in use until now."""
+    for name in (KEY_FILE, CERTIFICATE_FILE):
+        if (folder / name).exists():
+            (folder / name).replace(folder / f"previous-{name}")
 
 
 def _builder(

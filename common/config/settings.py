@@ -113,6 +113,18 @@ class Metrics(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # other machines may ask only where this is one of this machine's addresses, or 0.0.0.0
 
 
+class Channel(Section, frozen=True, kw_only=True):
+    """How messages between tiers are protected from the broker."""
+
+    name: Literal["plain", "sealed"] = "plain"  # the same for all nodes of a site
+    ca_file: str | None = None  # PEM of the site's authority; mqtt.tls_ca_file where it is not set
+    certificate_file: str | None = None  # PEM of this node; mqtt.tls_certificate_file where it is not set
+    key_file: str | None = None  # PEM, unencrypted; mqtt.tls_key_file where it is not set
+    crl_file: str | None = None  # PEM; what the authority has revoked
+    tier_key_folder: str | None = None  # of an edge or a cloud worker: made by 'dimee certs seal'
+    session_s: Positive = 600.0  # how long one session key is used
+
+
 class DeviceSettings(Section, frozen=True, kw_only=True):
     """One device."""
 
@@ -124,6 +136,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     log: DeviceLog = DeviceLog()
     outbox: Outbox = Outbox()
     metrics: Metrics = Metrics()
+    channel: Channel = Channel()
 
 
 class EdgeSettings(Section, frozen=True, kw_only=True):
@@ -137,6 +150,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     log: EdgeLog = EdgeLog()
     broker: EmbeddedBroker = EmbeddedBroker()
     metrics: Metrics = Metrics()
+    channel: Channel = Channel()
 
 
 class CloudSettings(Section, frozen=True, kw_only=True):
@@ -148,6 +162,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     routing: Routing = Routing()
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
+    channel: Channel = Channel()
 
 
 AnySettings = DeviceSettings | EdgeSettings | CloudSettings

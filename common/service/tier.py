@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from common.channel.contract import Channel
 from common.config.settings import CloudSettings, EdgeSettings
 from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
@@ -16,7 +17,7 @@ from common.service.runner import Runner
 from common.service.trust import bundle_gate
 from common.service.telemetry.telemetry import Telemetry
 from common.service.worker import Identity, TierWorker
-from common.transport.contract import Inbox, Presence, Transport
+from common.transport.contract import Presence, Transport
 from common.types import NodeStatus, Tier
 from common.wire.documents import encode_document
 from common.wire.topics import Topics
@@ -46,6 +47,7 @@ def work(
     stopping: Stopping,
     *,
     telemetry: Telemetry,
+    channel: Channel,
 ) -> Runner:
     """Subscribe to a tier's requests and give the runner that answers them."""
     escalation = None if identity.tier is Tier.CLOUD else Escalation(identity.manifest, settings.worker.codec)
@@ -57,7 +59,7 @@ def work(
         max_remembered=settings.worker.max_remembered,
         meter=telemetry.meter,
     )
-    inbox = Inbox(settings.mqtt.max_inbox)
+    inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
     runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch)
     runner.observe(telemetry)
@@ -65,10 +67,16 @@ def work(
 
 
 def presence(
-    tier: Tier, node: str, topics: Topics, manifest: Manifest, counters: Callable[[], dict[str, int]] = dict
+    tier: Tier,
+    node: str,
+    topics: Topics,
+    manifest: Manifest,
+    counters: Callable[[], dict[str, int]] = dict,
+    *,
+    tier_key: str = "",
 ) -> Presence:
     """Give the retained status of a node, and its last will."""
-    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision)
+    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision, tier_key=tier_key)
     return Presence(
         topic=topics.status(tier, node),
         online=lambda: encode_document(msgspec.structs.replace(online, counters=counters())),

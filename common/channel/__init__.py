@@ -1,0 +1,1 @@
+"""How messages are protected between the device and the tiers that compute: plain, or sealed end to end."""

@@ -1,0 +1,307 @@
+"""A site whose broker is blind: everything between the tiers is sealed, and nothing in plain is let in."""
+
+import dataclasses
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.certificates.authority import Authority
+from common.certificates.names import Role
+from common.config.settings import (
+    Channel,
+    CloudSettings,
+    DeviceLimits,
+    DeviceLog,
+    DeviceSettings,
+    EdgeLog,
+    EdgeSettings,
+    Model,
+    Mqtt,
+    Node,
+    Routing,
+)
+from common.engine.choice import routing_table
+from common.errors import ConfigError, TransportError
+from common.model.bundle import Bundle, derive, open_bundle
+from common.model.manifest import ROUTING_FILE
+from common.routing.policies import ConfidenceCascade
+from common.service.channels import open_channel
+from common.service.lifecycle import Stopping
+from common.service.telemetry.telemetry import Telemetry
+from common.service.tier import open_pipeline, presence, work
+from common.service.worker import Identity
+from common.transport.contract import Inbox
+from common.transport.loopback import LoopbackBroker, LoopbackTransport
+from common.transport.outbox import Outgoing
+from common.types import Reason, Tier
+from common.wire.activations import CODEC_NAMES, codec
+from common.wire.topics import Topics
+from device_agent.agent import Agent
+from device_agent.build import start_agent
+from edge_broker.build import _recorder
+
+TOPICS = Topics("home")
+TEXTS = ("fine film with a bright scene", "dull plot and the noisy music", "a warm cast", "flat and empty end")
+
+
+class Tapped(LoopbackBroker):
+    """A broker that remembers and may change what it carries, as a hostile one would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carried: list[Outgoing] = []
+        self.twist: Callable[[Outgoing], list[Outgoing]] = lambda message: [message]
+
+    def route(self, message: Outgoing) -> None:
+        self.carried.append(message)
+        for twisted in self.twist(message):
+            super().route(twisted)
+
+
+class SealedSite:
+    """Device, edge and cloud in one process, with certificates of one authority, on a tapped broker."""
+
+    def __init__(self, bundle: Bundle, authority: Authority, folder: Path, stack: ExitStack) -> None:
+        self.broker = Tapped()
+        self.bundle = bundle
+        self.authority = authority
+        self.log = f"sqlite:///{folder}/log.sqlite"
+        self.counters: dict[str, Callable[[], dict[str, int]]] = {}
+        self._stack = stack
+
+    def channel(self, node: str, tier: Tier) -> Channel:
+        folder = self.authority.folder
+        seal = None if tier is Tier.DEVICE else str(folder / "tiers" / tier)
+        own = folder / "nodes" / node
+        return Channel(
+            name="sealed",
+            ca_file=str(folder / "ca.pem"),
+            certificate_file=str(own / "certificate.pem"),
+            key_file=str(own / "key.pem"),
+            tier_key_folder=seal,
+        )
+
+    def start(self, tier: Tier, policy: str = "unsure") -> None:
+        node, stopping = f"{tier}-1", Stopping()
+        kind = EdgeSettings if tier is Tier.EDGE else CloudSettings
+        settings = kind(
+            node=Node(id=node),
+            model=Model(bundle=str(self.bundle.directory)),
+            routing=Routing(policy=policy),
+            channel=self.channel(node, tier),
+        )
+        _, pipeline = open_pipeline(settings, tier)
+        channel = open_channel(settings, tier)
+        status = presence(tier, node, TOPICS, self.bundle.manifest, tier_key=channel.tier_key)
+        transport = LoopbackTransport(self.broker, client_id=node, presence=status)
+        spoken = channel.over(transport)
+        identity = Identity(tier=tier, node=node, topics=TOPICS, manifest=self.bundle.manifest)
+        telemetry = Telemetry(settings.metrics, tier, node, self.bundle.manifest)
+        runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
+        if isinstance(settings, EdgeSettings):
+            settings = msgspec.structs.replace(settings, log=EdgeLog(url=self.log))
+            recorder = _recorder(settings, spoken, channel.inbox(1000), stopping, self._stack)
+            self._stack.enter_context(transport)
+            self._stack.enter_context(recorder)
+        else:
+            self._stack.enter_context(transport)
+        self._stack.enter_context(runner)
+        self.counters[tier] = spoken.counters
+
+    def start_device(self, node: str = "pi-1", **limits: Any) -> Agent:
+        settings = DeviceSettings(
+            node=Node(id=node),
+            mqtt=Mqtt(),
+            model=Model(bundle=str(self.bundle.directory)),
+            routing=Routing(policy="unsure"),
+            device=DeviceLimits(**{"budget_ms": 5000.0, "retry_ms": 200.0, **limits}),
+            log=DeviceLog(keep_text=True, drain_s=5.0),
+            channel=self.channel(node, Tier.DEVICE),
+        )
+        transport = self._stack.enter_context(LoopbackTransport(self.broker, client_id=node))
+        return self._stack.enter_context(start_agent(settings, Stopping(), transport))
+
+    def logged(self) -> list[tuple[str, str]]:
+        """Give texts and exit tiers of the log, by text."""
+        with closing(sqlite3.connect(self.log.removeprefix("sqlite:///"))) as database:
+            return database.execute("SELECT text, exit_tier FROM request_log ORDER BY text").fetchall()
+
+    def between_tiers(self) -> list[Outgoing]:
+        """Give what was carried but for statuses."""
+        return [message for message in self.broker.carried if "/status/" not in message.topic]
+
+
+@pytest.fixture
+def sealed_site(tiny_bundle: Path, tmp_path: Path, authority: Authority) -> Iterator[SealedSite]:
+    """A site whose device escalates everything; an edge of policy ``eager`` answers all."""
+    source = open_bundle(tiny_bundle)
+    table = routing_table(source)
+    policies = {
+        **table.policies,
+        "unsure": ConfidenceCascade(thresholds={}),
+        "eager": ConfidenceCascade(thresholds={2: 0.0}),
+    }
+    changed = msgspec.structs.replace(table, policies=policies)
+    bundle = derive(source, tmp_path / "bundle", {ROUTING_FILE: msgspec.json.encode(changed)})
+    for tier in (Tier.EDGE, Tier.CLOUD):
+        authority.rotate_seal(tier)
+    with ExitStack() as stack:
+        yield SealedSite(bundle, authority, tmp_path, stack)
+
+
+@pytest.mark.parametrize(("policy", "tier"), [("eager", Tier.EDGE), ("unsure", Tier.CLOUD)])
+def test_requests_are_answered_and_logged_through_a_blind_broker(
+    sealed_site: SealedSite, policy: str, tier: Tier
+) -> None:
+    sealed_site.start(Tier.EDGE, policy)
+    sealed_site.start(Tier.CLOUD)
+
+    agent = sealed_site.start_device()
+    answers = [agent.classify(text) for text in TEXTS]
+
+    assert {(answer.exit_tier, answer.reason is Reason.DEGRADED) for answer in answers} == {(tier, False)}
+    wait_until(lambda: sealed_site.logged() == [(text, tier) for text in sorted(TEXTS)])
+
+
+def test_a_captured_run_holds_no_plaintext(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE)
+    sealed_site.start(Tier.CLOUD)
+
+    agent = sealed_site.start_device()
+    answers = [agent.classify(text) for text in TEXTS]
+
+    carried = b"\0".join(message.payload for message in sealed_site.between_tiers())
+    assert len(carried) > 4 * 500
+    labels = {answer.label for answer in answers if answer.label}
+    words = {word for text in TEXTS for word in text.split() if len(word) > 3}
+    hidden = [b"int8", b"|i1", b"<f2", sealed_site.bundle.revision.encode()]
+    hidden += [label.encode() for label in labels if len(label) > 3] + [word.encode() for word in words]
+    for text in TEXTS:
+        entered = agent._model.entrance.enter(text)
+        for codec_name in CODEC_NAMES:
+            tensors = codec(codec_name).encode(entered.state.hidden_states)
+            hidden += [tensor.data[start : start + 8] for tensor in tensors for start in range(0, len(tensor.data), 8)]
+    found = [secret for secret in hidden if len(secret) >= 3 and len(set(secret)) > 1 and secret in carried]
+    assert found == []
+
+
+def test_the_search_would_find_plaintext(sealed_site: SealedSite) -> None:
+    """The control: a plain channel carries exactly what the search above looks for."""
+    sealed_site.channel = lambda _node, _tier: Channel()  # type: ignore[method-assign]
+    sealed_site.start(Tier.EDGE)
+    sealed_site.start(Tier.CLOUD)
+    agent = sealed_site.start_device()
+    agent.classify(TEXTS[0])
+
+    carried = b"\0".join(message.payload for message in sealed_site.between_tiers())
+    assert b"int8" in carried
+    assert sealed_site.bundle.revision.encode() in carried
+
+
+def test_a_sealed_tier_takes_nothing_plain(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE, "eager")
+    sealed_site.channel = lambda _node, _tier: Channel()  # type: ignore[method-assign]
+    agent = sealed_site.start_device(budget_ms=700.0)
+
+    answer = agent.classify(TEXTS[0])
+
+    assert answer.reason is Reason.DEGRADED
+    assert sealed_site.counters[Tier.EDGE]()["refused_plain"] >= 1
+
+
+def test_a_sealed_device_takes_nothing_plain_and_degrades_without_a_sealed_tier(sealed_site: SealedSite) -> None:
+    plain = sealed_site.channel
+    sealed_site.channel = lambda _node, _tier: Channel()  # type: ignore[method-assign]
+    sealed_site.start(Tier.EDGE, "eager")
+    sealed_site.channel = plain  # type: ignore[method-assign]
+    agent = sealed_site.start_device(budget_ms=700.0)
+
+    answer = agent.classify(TEXTS[0])
+
+    assert answer.reason is Reason.DEGRADED
+    assert sealed_site.between_tiers() == []
+
+
+def test_what_a_hostile_broker_repeats_redirects_or_reflects_is_refused_and_counted(sealed_site: SealedSite) -> None:
+    first_outcome: list[Outgoing] = []
+
+    def twist(message: Outgoing) -> list[Outgoing]:
+        if message.topic == TOPICS.request(Tier.EDGE):
+            reflected = dataclasses.replace(message, topic=TOPICS.outcome("pi-1"))
+            return [message, message, message, reflected]
+        if message.topic == TOPICS.outcome("pi-1"):
+            first_outcome.append(message)
+            return [first_outcome[0], message, message, dataclasses.replace(message, topic=TOPICS.outcome("pi-2"))]
+        return [message]
+
+    sealed_site.broker.twist = twist
+    sealed_site.start(Tier.EDGE, "eager")
+    agent, other = sealed_site.start_device(), sealed_site.start_device("pi-2")
+
+    answers = [agent.classify(text) for text in TEXTS]
+
+    assert [answer.exit_tier for answer in answers] == [Tier.EDGE] * len(TEXTS)
+    wait_until(lambda: agent.counters["refused_replayed"] >= 2 * len(TEXTS) - 1)
+    wait_until(lambda: sealed_site.counters[Tier.EDGE]()["refused_replayed"] >= 2 * len(TEXTS))
+    wait_until(lambda: agent.counters["refused_plain"] >= len(TEXTS))
+    wait_until(lambda: other.counters["refused_stranger"] >= len(TEXTS))
+    assert other.counters.get("opened", 0) == 0
+
+
+def test_a_device_cannot_speak_or_log_for_another(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE, "eager")
+    thief = sealed_site.start_device("pi-1", budget_ms=700.0)
+    thief.device_id = "pi-2"
+
+    thief.submit(TEXTS[0]).result()
+
+    wait_until(lambda: sealed_site.counters[Tier.EDGE]()["refused_substituted"] >= 1)
+
+
+def test_an_application_is_no_device(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE, "eager")
+    sealed_site.authority.issue("pi-9", Role.APPLICATION)
+    agent = sealed_site.start_device("pi-9", budget_ms=700.0)
+
+    assert agent.classify(TEXTS[0]).reason is Reason.DEGRADED
+    assert sealed_site.counters[Tier.EDGE]()["refused_substituted"] >= 1
+
+
+def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site: SealedSite) -> None:
+    agent, inbox = sealed_site.start_device(), Inbox(10)
+    agent.transport.subscribe(TOPICS.input("pi-1"), inbox)
+
+    with pytest.raises(TransportError, match="would be plain"):
+        agent.transport.publish(TOPICS.answer("pi-1"), b"{}")
+    with LoopbackTransport(sealed_site.broker, client_id="app") as app:
+        app.publish(TOPICS.input("pi-1"), b"a text")
+    assert len(inbox) == 0
+
+
+def test_a_sealed_node_must_be_its_certificates_name(sealed_site: SealedSite) -> None:
+    settings = DeviceSettings(node=Node(id="pi-2"), channel=sealed_site.channel("pi-1", Tier.DEVICE))
+
+    with pytest.raises(ConfigError, match="the certificate is for 'pi-1'"):
+        open_channel(settings, Tier.DEVICE)
+
+
+@pytest.mark.parametrize(("tier", "key"), [(Tier.DEVICE, "certificate_file"), (Tier.EDGE, "tier_key_folder")])
+def test_a_missing_setting_is_named(tier: Tier, key: str) -> None:
+    kind = DeviceSettings if tier is Tier.DEVICE else EdgeSettings
+
+    with pytest.raises(ConfigError, match=rf"channel\.{key} is missing"):
+        open_channel(kind(node=Node(id="n"), channel=Channel(name="sealed")), tier)
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    """Look until a condition holds."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)

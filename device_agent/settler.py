@@ -250,7 +250,7 @@ class Settler:
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)
         try:
-            self._transport.publish(pending.topic, payload, expiry_s=max(1.0, left_s))
+            self._transport.publish(pending.topic, payload, qos=0, expiry_s=max(1.0, left_s))  # it is sent again
         except TransportError as exc:
             pending.sent_bytes -= len(payload)
             self._counts["unsent"] += 1

@@ -314,8 +314,9 @@ What the processes say to each other. Tiers speak msgpack; what people and other
   in a LogRecord in double.
 - Everything that is needed stands in the message, so MQTT 3.1.1 is enough. Under MQTT 5 requests also carry a message
   expiry from their budget, and workers of a tier share a subscription.
-- All messages go at QoS 1. An acknowledgement of the broker is not taken for delivery: see
-  [how it works](how-it-works.md#the-promise).
+- Hidden states, Outcomes and Failures go at QoS 0: the device sends a request again until it is answered, so the
+  broker's acknowledgement, which is no delivery, would only cost four packets a request: see
+  [how it works](how-it-works.md#the-promise). Records, receipts, answers and statuses go at QoS 1.
 - A message that cannot be understood is counted and logged. A request that is understood but cannot be served is
   answered with a Failure.
 """

@@ -154,7 +154,7 @@ class TierWorker:
 
     def _hand_over(self, request_id: str, topic: str, payload: bytes) -> None:
         try:
-            self._transport.publish(topic, payload)
+            self._transport.publish(topic, payload, qos=0)  # the device asks again, and it is remembered
         except TransportError as exc:  # the device sends it again, and it is remembered
             self.counters["unsent"] += 1
             _LOGGER.warning("%s: could not be sent to %s: %s", request_id, topic, exc)

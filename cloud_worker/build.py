@@ -4,7 +4,7 @@ from common.config.settings import CloudSettings
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
-from common.service.tier import open_pipeline, presence, work
+from common.service.tier import announce, open_pipeline, presence, work
 from common.service.worker import Identity
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
@@ -30,5 +30,6 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
     spoken = channel.over(transport)
     runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
     with transport, runner, telemetry:  # the runner drains its inbox, then the transport says goodbye
+        runner.tell_saturation(lambda: announce(transport, status))
         stopping.wait()
     stopping.raise_error()

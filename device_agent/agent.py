@@ -24,6 +24,7 @@ from device_agent.outbox import Outbox
 from device_agent.pending import Pending
 from device_agent.recovery import Recovered
 from device_agent.settler import Settler
+from device_agent.surroundings import Surroundings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Agent:
         self._outbox = outbox
         self._limits = limits
         self._resources = resources  # closed last in, first out: the settler, then the transport
+        self.surroundings = Surroundings()
         self.recovered: tuple[Recovered, ...] = ()  # of a former process, for those who asked it
         self._slots = threading.BoundedSemaphore(limits.max_in_flight)
 
@@ -163,10 +165,11 @@ class Agent:
         )
 
     def _begin(self, pending: Pending) -> None:
-        if pending.entered.tier is Tier.DEVICE:
+        tier = pending.entered.tier
+        if tier is Tier.DEVICE or self.surroundings.is_saturated(tier):  # a tired tier is asked only for the rest
             self._run_here(pending)
         else:
-            self._hand_over(pending, pending.entered.state, pending.entered.tier)
+            self._hand_over(pending, pending.entered.state, tier)
 
     def _run_here(self, pending: Pending) -> None:
         try:

@@ -87,6 +87,7 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
         telemetry.watch("outbox", counters=lambda: dict(outbox.counters))
         resources = ExitStack()
         agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
+        transport.subscribe(topics.status("+", "+"), agent.surroundings)
         stack.enter_context(Recovery(agent, outbox.contents, stopping))
         stack.enter_context(telemetry)
         resources.enter_context(stack.pop_all())

@@ -47,13 +47,14 @@ class Journal:
         self._resend_s = resend_s
         self._lock = threading.Lock()
         self._is_settled = threading.Condition(self._lock)
+        self._keeping: set[str] = set()  # on their way into the outbox
         self._waiting: OrderedDict[str, bytes] = OrderedDict()  # never sent, oldest first
         self._sent: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # oldest sending first
         for kept in outbox.contents.unrecorded:
             self._waiting[kept.request_id] = kept.record
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sent)
+        return len(self._keeping) + len(self._waiting) + len(self._sent)
 
     @property
     def is_full(self) -> bool:
@@ -63,9 +64,12 @@ class Journal:
     def append(self, request_id: str, record: bytes, release: Release) -> None:
         """Keep a record and send it; ``release`` runs when the answer may be let go."""
         with self._lock:
+            self._keeping.add(request_id)
+        self._outbox.finish(request_id, record, release)  # before it leaves: the log must not know more than the device
+        with self._lock:
+            self._keeping.discard(request_id)
             self._waiting[request_id] = record
             dropped = [] if self._when_full == "refuse" else self._drop_oldest()
-        self._outbox.finish(request_id, record, release)
         if dropped:
             self._outbox.forget(dropped)
         self.send_waiting()
@@ -115,7 +119,7 @@ class Journal:
 
     def _drop_oldest(self) -> Sequence[str]:
         dropped = []
-        while len(self) > self._capacity:
+        while len(self._waiting) + len(self._sent) > self._capacity:
             request_id, _ = (self._sent or self._waiting).popitem(last=False)
             dropped.append(request_id)
         if dropped:

@@ -8,7 +8,7 @@ from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
 from common.service.telemetry.telemetry import Telemetry
-from common.service.tier import open_pipeline, presence, work
+from common.service.tier import announce, open_pipeline, presence, work
 from common.service.worker import Identity
 from common.store.engine import writable_log
 from common.store.lock import sole_writer
@@ -51,6 +51,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
             stack.enter_context(recorder)
         stack.enter_context(runner)
         stack.enter_context(telemetry)
+        runner.tell_saturation(lambda: announce(transport, status))
         stopping.wait()
     stopping.raise_error()
 

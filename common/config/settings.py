@@ -89,6 +89,7 @@ class Worker(Section, frozen=True, kw_only=True):
     codec: str = "int8"  # of the hidden states it escalates
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
     max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
+    max_waiting: AtLeastOne = 256  # requests that wait, in turn by device; beyond, the least valuable is shed
 
 
 class EdgeLog(Section, frozen=True, kw_only=True):

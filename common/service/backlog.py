@@ -19,6 +19,7 @@ class Backlog(Protocol):
 
     counters: Counter[str]
     max_waiting: int
+    on_saturation: Callable[[], None]  # called when saturation begins and when it ends
 
     def __len__(self) -> int:
         """How many wait."""
@@ -37,6 +38,7 @@ class InOrder:
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
+        self.on_saturation = _tell_nobody
         self._waiting: deque[Delivery] = deque()
 
     def __len__(self) -> int:
@@ -49,6 +51,10 @@ class InOrder:
     def take(self, most: int) -> list[Delivery]:
         """Give the oldest."""
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+
+def _tell_nobody() -> None:
+    """Keep it to oneself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,11 @@ class FairByDevice:
     When full it sheds the least valuable of the longest lane: what is late already, else a retry, else the newest.
     """
 
-    def __init__(self, max_waiting: int, on_saturation: Callable[[bool], None] | None = None) -> None:
+    def __init__(self, max_waiting: int) -> None:
         self.counters: Counter[str] = Counter()
         self.max_waiting = max_waiting
         self.is_saturated = False
-        self._on_saturation = on_saturation
+        self.on_saturation = _tell_nobody
         self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # by device, the one whose turn it is first
         self._count = 0
 
@@ -126,5 +132,4 @@ class FairByDevice:
         if (self._count >= limit) != self.is_saturated:
             self.is_saturated = not self.is_saturated
             self.counters["saturated"] = int(self.is_saturated)
-            if self._on_saturation is not None:
-                self._on_saturation(self.is_saturated)
+            self.on_saturation()

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -56,6 +57,10 @@ class Runner:
     ) -> None:
         self._inbox.close()
         self._thread.join()
+
+    def tell_saturation(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` on this thread when too much begins to wait, and when it is over."""
+        self._backlog.on_saturation = tell
 
     def observe(self, telemetry: Telemetry) -> None:
         """Let the process tell of this thread: what its handler counts, what waits, and whether it is hung."""

@@ -10,12 +10,14 @@ from common.config.settings import CloudSettings, EdgeSettings
 from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
+from common.errors import TransportError
 from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
+from common.service.backlog import FairByDevice
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
-from common.service.trust import bundle_gate
 from common.service.telemetry.telemetry import Telemetry
+from common.service.trust import bundle_gate
 from common.service.worker import Identity, TierWorker
 from common.transport.contract import Presence, Transport
 from common.types import NodeStatus, Tier
@@ -61,7 +63,8 @@ def work(
     )
     inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
-    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch)
+    backlog = FairByDevice(settings.worker.max_waiting)
+    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch, backlog=backlog)
     runner.observe(telemetry)
     return runner
 
@@ -83,3 +86,11 @@ def presence(
         stopped=lambda: encode_document(msgspec.structs.replace(online, state="stopped", counters=counters())),
         gone=encode_document(online.gone()),
     )
+
+
+def announce(transport: Transport, status: Presence) -> None:
+    """Publish a node's status anew, with its counters as they are now."""
+    try:
+        transport.publish(status.topic, status.online(), is_retained=True)
+    except TransportError as exc:
+        _LOGGER.debug("the status is not published: %s", exc)

@@ -1,7 +1,6 @@
 """Devices are served in turn, and the least valuable goes first when too much waits."""
 
 import time
-from typing import Any
 
 import pytest
 
@@ -32,8 +31,8 @@ def names(deliveries: list[Delivery]) -> list[str]:
     return [message.request_id for d in deliveries if isinstance(message := codec.decode(d.payload), HiddenStates)]
 
 
-def filled(max_waiting: int, *deliveries: Delivery, **options: Any) -> FairByDevice:
-    backlog = FairByDevice(max_waiting, **options)
+def filled(max_waiting: int, *deliveries: Delivery) -> FairByDevice:
+    backlog = FairByDevice(max_waiting)
     for delivery in deliveries:
         backlog.add(delivery)
     return backlog
@@ -70,7 +69,10 @@ def test_what_became_late_in_the_backlog_is_not_given_out() -> None:
 
 def test_saturation_is_told_when_it_begins_and_when_it_ends() -> None:
     told: list[bool] = []
-    backlog = filled(8, *(request("a", number) for number in range(6)), on_saturation=told.append)
+    backlog = FairByDevice(8)
+    backlog.on_saturation = lambda: told.append(backlog.is_saturated)
+    for number in range(6):
+        backlog.add(request("a", number))
 
     backlog.take(3)
     assert told == [True]

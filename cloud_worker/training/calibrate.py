@@ -1,20 +1,13 @@
-"""What the kept-back texts teach an exported bundle: temperatures, and a first table of policies."""
+"""What the kept-back texts teach an exported bundle: a trace of its exits, and their temperatures."""
 
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.parity import Chain
-from common.evaluation.simulation import route_costs, simulate
 from common.evaluation.trace import Trace
-from common.routing.cost import CostModel
-from common.routing.entry import Dimee, Fixed
-from common.routing.exits import ConfidenceCascade, Thresholds
-from common.routing.fitting import calibrated, fit_dimee, fit_pools, fit_temperature
-from common.routing.policies import AnyPolicy, RoutingTable
-from common.types import TIERS, Depths
+from common.routing.fitting import fit_temperature
 
 MAX_DROP = 0.003  # of accuracy, against the last exit on the kept-back texts
 _GRID = tuple(np.round(np.concatenate([np.arange(0.5, 0.98, 0.02), np.arange(0.98, 1.0, 0.002)]), 4).tolist())
@@ -50,46 +43,3 @@ def _coarse(states: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     step = max(float(np.abs(states).max()), 1e-12) / steps
     coarse: NDArray[np.float32] = (np.round(states / step) * step).astype(np.float32)
     return coarse
-
-
-def fit_routing(trace: Trace, depths: Depths) -> RoutingTable:
-    """Single tiers, the confidence cascade and DIMEE, at the least cost within :data:`MAX_DROP` on the trace.
-
-    A table to start from: what it saves on the texts it was fitted on is no promise.
-    """
-    single: dict[str, AnyPolicy] = {f"{tier}-only": Fixed(tier=tier, layer=depths.of(tier)) for tier in TIERS}
-    cascade = _cheapest_cascade(trace, depths)
-    pools = _pools(trace, depths, cascade.thresholds)
-    return RoutingTable(
-        default="confidence-cascade",
-        policies={
-            **single,
-            "confidence-cascade": cascade,
-            "dimee": _dimee(trace, pools, cascade.thresholds, has_fallback=True),
-            "dimee-pure": _dimee(trace, pools, cascade.thresholds, has_fallback=False),
-        },
-    )
-
-
-def _cheapest_cascade(trace: Trace, depths: Depths) -> ConfidenceCascade:
-    """Grid over the thresholds at exits m and n; the exits between them ask for nothing."""
-    tier_ends = trace.restrict((depths.device, depths.edge, depths.cloud))
-    allowed = float((tier_ends.predictions()[-1] == trace.labels).mean()) - MAX_DROP
-    best, least = ConfidenceCascade(thresholds={depths.device: 1.0, depths.edge: 1.0}), np.inf
-    for near, far in product(_GRID, repeat=2):
-        policy = ConfidenceCascade(thresholds={depths.device: near, depths.edge: far})
-        routes = simulate(policy, tier_ends, depths)
-        cost = float(route_costs(routes, tier_ends, depths, CostModel()).mean())
-        if cost < least and float((routes.predictions == trace.labels).mean()) >= allowed:
-            best, least = policy, cost
-    return best
-
-
-def _pools(trace: Trace, depths: Depths, thresholds: Thresholds) -> NDArray[np.intp]:
-    probabilities = calibrated(trace.logits, trace.temperatures)  # [E, N, C]
-    near, far = (probabilities[trace.exits.index(layer)] for layer in (depths.device, depths.edge))
-    return fit_pools((near, far), trace.labels, thresholds[depths.device])
-
-
-def _dimee(trace: Trace, pools: NDArray[np.intp], thresholds: Thresholds, *, has_fallback: bool) -> Dimee:
-    return fit_dimee(trace.features, pools, thresholds, has_fallback=has_fallback)

@@ -108,6 +108,7 @@ def export(
     precision: Annotated[Precision, typer.Option(help="int8 or float32.")] = Precision.INT8,
     exits: Annotated[str, typer.Option(help="Further exits inside the tiers, e.g. 1,5.")] = "",
     name: Annotated[str, typer.Option(help="Name of the bundle; by default that of the data's directory.")] = "",
+    labels: Annotated[str, typer.Option(help="Names of the classes in the order of the data's, e.g. no,yes.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the backbone, for the model card.")] = "see its page",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
@@ -124,6 +125,7 @@ def export(
         precision=precision.value,
         name=name,
         licence=licence,
+        labels=tuple(filter(None, labels.split(","))),
     )
     manifest = export_bundle(RunDirectory(run), plan, out)
     if as_json:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from cloud_worker.training.batches import EncodedTexts
-from cloud_worker.training.calibrate import fit_routing, trace_kept_back
+from cloud_worker.training.calibrate import trace_kept_back
 from cloud_worker.training.card import CARD_FILE, model_card
 from cloud_worker.training.network import MultiExitNetwork
 from cloud_worker.training.onnx_files import quantise, write_onnx
@@ -21,6 +21,8 @@ from cloud_worker.training.parity import Chain, check_agreement, check_float32
 from cloud_worker.training.rundir import RunDirectory
 from cloud_worker.training.segments import EmbeddingModule, SpanModule, shrink_embeddings
 from common.errors import ConfigError
+from common.evaluation.scoring import Setting
+from common.evaluation.table import fit_table
 from common.evaluation.trace import CALIBRATION_FILE, Trace
 from common.model.bundle import seal
 from common.model.manifest import MANIFEST_FILE, ROUTING_FILE, TOKENIZER_FILE, ExitEntry, Manifest, SegmentEntry
@@ -43,6 +45,7 @@ class ExportPlan:
     precision: Precision = "int8"
     name: str = ""
     licence: str = "see the backbone's page"
+    labels: tuple[str, ...] = ()  # names of the classes, by index; those of the data when empty
 
     def depths(self, num_layers: int) -> Depths:
         """Depths of the tiers on a backbone of ``num_layers``."""
@@ -53,6 +56,12 @@ class ExportPlan:
         if beyond:
             raise ConfigError(f"--exits {beyond[0]}: exits stand after layers 1 to {num_layers}")
         return Depths(device=device, edge=edge, cloud=num_layers)
+
+    def label_names(self, known: Sequence[str]) -> tuple[str, ...]:
+        """Names of the classes for people, in the order of the data's labels."""
+        if self.labels and len(set(self.labels)) != len(known):
+            raise ConfigError(f"--labels {','.join(self.labels)}: must be {len(known)} names, for {', '.join(known)}")
+        return self.labels or tuple(known)
 
     def spans(self, num_layers: int) -> list[Span]:
         """Segments of the bundle, from the first layer to the last."""
@@ -85,7 +94,7 @@ def export_bundle(run: RunDirectory, plan: ExportPlan, out: Path) -> Manifest:
         if plan.precision == "int8":
             report["int8_agreement"] = check_agreement(trace.logits, expected, chain.exits)
         (made / CALIBRATION_FILE).write_bytes(trace.to_bytes())
-        routing = fit_routing(trace, plan.depths(network.num_layers))
+        routing = fit_table(trace, Setting(depths=plan.depths(network.num_layers)))
         (made / ROUTING_FILE).write_bytes(msgspec.json.encode(routing))
         shutil.copy(run.path / "tokenizer.json", made / TOKENIZER_FILE)
         draft = _manifest(plan, {**record, "export": report}, network, trace=trace, directory=made)
@@ -165,7 +174,7 @@ def _manifest(
         num_layers=network.num_layers,
         hidden_size=network.backbone.hidden_size,
         max_tokens=record["max_tokens"],
-        labels=tuple(record["labels"]),
+        labels=plan.label_names(record["labels"]),
         precision=plan.precision,
         is_pair=record["pairs"],
         has_token_types=network.backbone.takes_token_types,

@@ -88,7 +88,7 @@ class Worker(Section, frozen=True, kw_only=True):
 
     codec: str = "int8"  # of the hidden states it escalates
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
-    max_batch: AtLeastOne = 16  # requests computed together; a batch never waits to fill
+    max_batch: AtLeastOne = 1  # computed together, never waited for; above 1, int8 answers depend on their company
     max_waiting: AtLeastOne = 256  # requests that wait, in turn by device; beyond, the least valuable is shed
 
 
@@ -96,7 +96,8 @@ class EdgeLog(Section, frozen=True, kw_only=True):
     """The recorder and its database."""
 
     is_recorder: bool = True  # keep the site's log here
-    url: str = "sqlite:///dimee-log.sqlite"
+    url: str = "sqlite:///dimee-log.sqlite"  # or postgresql+psycopg://user:password@host/database
+    keep_days: Positive | None = None  # delete what was recorded earlier; everything is kept otherwise
 
 
 class EmbeddedBroker(Section, frozen=True, kw_only=True):

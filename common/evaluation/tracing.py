@@ -12,6 +12,7 @@ from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
 from common.model.segments import EmbeddingSegment, LayerSegment, open_embedding, open_layers
 from common.routing.evidence import Floats, masked_mean
+from common.wire.activations import ActivationCodec, codec
 
 _BATCH_TOKENS = 2048
 
@@ -20,9 +21,18 @@ Text = tuple[str, str | None]  # a text, and its pair where the task has pairs
 
 
 def trace_texts(
-    bundle: Bundle, texts: Sequence[Text], labels: Sequence[int], *, threads: int = 1, progress: Progress | None = None
+    bundle: Bundle,
+    texts: Sequence[Text],
+    labels: Sequence[int],
+    *,
+    codec_name: str = "int8",
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> Trace:
     """Run all exits of a bundle on labelled texts.
+
+    Hidden states go through the activation codec where the tiers hand over, so that a deeper exit sees what it would
+    see at run time.
 
     Dynamic int8 quantisation takes one scale per tensor, so a sample's company in a batch would change its logits:
     int8 bundles run one sample at a time, as the tiers do.
@@ -36,7 +46,12 @@ def trace_texts(
     manifest = bundle.manifest
     encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
     encoded = [encoder.encode(text, pair) for text, pair in texts]
-    runner = _Runner(open_embedding(bundle, threads), open_layers(bundle, manifest.num_layers, threads))
+    runner = _Runner(
+        open_embedding(bundle, threads),
+        open_layers(bundle, manifest.num_layers, threads),
+        links={manifest.depths.device, manifest.depths.edge},
+        codec=codec(codec_name),
+    )
     lengths = np.array([item.input_ids.shape[1] for item in encoded], np.intp)
     kept = _Kept(len(texts))
     done = 0
@@ -59,9 +74,18 @@ def trace_texts(
 class _Runner:
     """Embeds a batch and carries it through every segment."""
 
-    def __init__(self, embedding: EmbeddingSegment, segments: tuple[LayerSegment, ...]) -> None:
+    def __init__(
+        self,
+        embedding: EmbeddingSegment,
+        segments: tuple[LayerSegment, ...],
+        *,
+        links: set[int],
+        codec: ActivationCodec,
+    ) -> None:
         self._embedding = embedding
         self._segments = segments
+        self._links = links  # layers after which hidden states travel
+        self._codec = codec
 
     def run(self, items: Sequence[Encoded]) -> tuple[Floats, Floats, Floats]:
         """Give features [B, H], logits [E, B, C] and pooled states [E, B, P]."""
@@ -72,7 +96,13 @@ class _Runner:
         for segment in self._segments:
             outputs.append(segment.run(hidden, mask))
             hidden = outputs[-1].hidden_states
+            if segment.span.end in self._links:
+                hidden = self._travel(hidden)
         return features, np.stack([said.logits for said in outputs]), np.stack([said.pooled for said in outputs])
+
+    def _travel(self, hidden_states: Floats) -> Floats:
+        tokens = hidden_states.reshape(-1, hidden_states.shape[2])  # [B * S, H]; codecs work token by token
+        return self._codec.decode(self._codec.encode(tokens)).reshape(hidden_states.shape)
 
 
 class _Kept:

@@ -12,6 +12,7 @@ from common.service.tier import announce, open_pipeline, presence, work
 from common.service.worker import Identity
 from common.store.engine import writable_log
 from common.store.lock import sole_writer
+from common.store.retention import Retention
 from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox, Transport
 from common.transport.embedded import EmbeddedBroker
@@ -63,8 +64,11 @@ def _recorder(
     topics = Topics(settings.mqtt.site)
     receipts = Receipts(transport, topics, settings.node.id)
     stack.enter_context(sole_writer(settings.log.url))
+    engine = stack.enter_context(writable_log(settings.log.url, synchronous="FULL"))  # a receipt outlives a power cut
+    if settings.log.keep_days is not None:
+        stack.enter_context(Retention(engine, settings.log.keep_days))
     writer = RequestLogWriter(
-        stack.enter_context(writable_log(settings.log.url, synchronous="FULL")),  # a receipt outlives a power cut
+        engine,
         on_committed=receipts.send,
         on_crash=lambda: stopping(CrashError("the log cannot be written")),
     )

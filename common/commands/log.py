@@ -1,43 +1,44 @@
 """``dimee log``: the inference log as tables, figures and files, also while an edge writes it."""
 
-import os
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
 from common.cli.output import local_time, number, percent, print_json, print_table
-from common.errors import ConfigError, StoreError
+from common.commands import log_labels, log_query
+from common.commands.log_options import (
+    DEFAULT_URL,
+    AsJson,
+    ByDevice,
+    ByLabel,
+    ByReason,
+    ByTier,
+    Database,
+    Format,
+    Limit,
+    Out,
+    Since,
+    Until,
+    filters_of,
+    opened,
+    replacing,
+)
+from common.errors import StoreError
 from common.store import queries
-from common.store.engine import Engine, readable_log
-from common.store.export import ExportFormat, export, export_document
-from common.store.moments import moment
-from common.store.queries import Filters, LoggedHop, LoggedRequest, RoutedRequest
+from common.store.export import ExportFormat, export_document, write_file, write_text
+from common.store.queries import LoggedHop, LoggedRequest, RoutedRequest
 from common.store.statistics import Figures, stats
-from common.types import Reason, Tier
+from common.types import Reason
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Query the inference log.")
 
-Database = Annotated[
-    str, typer.Option("--db", envvar="DIMEE_LOG__URL", metavar="URL_OR_PATH", help="The log's database.")
-]
-ByTier = Annotated[Tier | None, typer.Option("--tier", help="Only requests that this tier answered.")]
-ByDevice = Annotated[str | None, typer.Option("--device", help="Only requests of this device.")]
-ByLabel = Annotated[str | None, typer.Option("--label", help="Only requests answered with this label.")]
-ByReason = Annotated[Reason | None, typer.Option("--reason", help="Only requests answered for this reason.")]
-Since = Annotated[str | None, typer.Option(help="From this time on: an age as 2h or 7d, or an ISO time.")]
-Until = Annotated[str | None, typer.Option(help="Up to this time, excluded.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many requests.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Out = Annotated[Path | None, typer.Option(help="The file to write; standard output when none is named.")]
-Format = Annotated[ExportFormat, typer.Option("--format", help="csv: no hops; jsonl: hops inside.")]
+app.command("sql")(log_query.sql)
+app.command("tail")(log_query.tail)
+app.command("label")(log_labels.label)
+app.command("report")(log_labels.report)
+app.command("prune")(log_labels.prune)
 _FALLBACKS = (Reason.DEGRADED, Reason.FAILED)
-DEFAULT_URL = "sqlite:///dimee-log.sqlite"
 
 
 @app.callback()
@@ -59,8 +60,8 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the newest requests. Example: dimee log list --tier cloud --since 2h."""
-    filters = _filters(tier, device, label, reason, since=since, until=until)
-    with _opened(db) as engine:
+    filters = filters_of(tier, device, label, reason, since=since, until=until)
+    with opened(db) as engine:
         requests = queries.newest(engine, filters, limit=limit)
     if as_json:
         return print_json(requests)
@@ -76,7 +77,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one request and its way, hop by hop. Example: dimee log show 3f2a."""
-    with _opened(db) as engine:
+    with opened(db) as engine:
         request = queries.find(engine, request_id)
     if request is None:
         raise StoreError(f"the log holds no request {request_id!r}; see 'dimee log list'")
@@ -98,8 +99,8 @@ def stats_(
     as_json: AsJson = False,
 ) -> None:
     """Sum up who answered, how well, how fast and at what cost. Example: dimee log stats --since 7d."""
-    filters = _filters(tier, device, label, reason, since=since, until=until)
-    with _opened(db) as engine:
+    filters = filters_of(tier, device, label, reason, since=since, until=until)
+    with opened(db) as engine:
         reckoned = stats(engine, filters)
     if as_json:
         return print_json(reckoned)
@@ -129,75 +130,18 @@ def export_(
 
     With --json and --out, a summary is printed; with --json alone, the requests as one JSON array.
     """
-    filters = _filters(tier, device, label, reason, since=since, until=until)
-    with _opened(db) as engine:
+    filters = filters_of(tier, device, label, reason, since=since, until=until)
+    with opened(db) as engine:
         requests = queries.oldest_first(engine, filters)
         if out is None and as_json:
             export_document(requests, sys.stdout)
         elif out is None:
-            export(requests, sys.stdout, format_)
+            write_text(requests, sys.stdout, format_)
         else:
-            with _replacing(out) as file:
-                count = export(requests, file, format_)
+            with replacing(out) as draft:
+                count = write_file(requests, draft, format_)
             summary = {"requests": count, "format": format_, "file": str(out)}
             print_json(summary) if as_json else typer.echo(f"{count:,} requests written to {out}", err=True)
-
-
-@contextmanager
-def _opened(db: str) -> Iterator[Engine]:
-    with ExitStack() as stack:
-        try:
-            engine = stack.enter_context(readable_log(db))
-        except StoreError as exc:
-            raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
-        yield engine
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """Write beside the file and take its place at the end, so that nothing is ever half-written."""
-    if path.is_dir():
-        raise ConfigError(f"--out {path}: is a folder; name a file")
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as exc:
-        raise ConfigError(f"--out {path}: cannot be written: {exc.strerror}") from exc
-    partial = Path(name)
-    try:
-        with open(handle, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - a handle, not a path
-            yield file
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    except OSError as exc:
-        raise StoreError(f"--out {path}: cannot be written: {exc.strerror}") from exc
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _filters(
-    tier: Tier | None,
-    device: str | None,
-    label: str | None,
-    reason: Reason | None,
-    *,
-    since: str | None,
-    until: str | None,
-) -> Filters:
-    now = time.time()
-    return Filters(
-        tier=tier,
-        device=device,
-        label=label,
-        reason=reason,
-        since=None if since is None else moment(since, now),
-        until=None if until is None else moment(until, now),
-    )
 
 
 def _line(request: LoggedRequest) -> tuple[str | int | float | None, ...]:

@@ -12,7 +12,19 @@ from common.errors import StoreError
 from common.store.schema import metadata, schema_version
 
 Migration = Callable[[sa.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = ()  # MIGRATIONS[k] brings version k + 1 to version k + 2
+
+
+def _index_recording_and_labels(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("CREATE INDEX request_log_recorded ON request_log (recorded_at, request_id)")
+    connection.exec_driver_sql(
+        "CREATE INDEX request_log_labelled ON request_log "
+        "(exit_tier, device_id, confidence, label, true_label, created_at) WHERE true_label IS NOT NULL"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _index_recording_and_labels,
+)  # MIGRATIONS[k] brings version k + 1 to version k + 2
 
 _LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -107,6 +107,34 @@ def newest(engine: sa.Engine, filters: Filters = NO_FILTERS, *, limit: int = 20)
     with storing(engine), engine.begin() as connection:
         rows = connection.execute(_SELECT.where(*filters.conditions()).order_by(*order).limit(limit)).all()
     return [msgspec.convert(_fields(row), LoggedRequest) for row in rows]
+
+
+class Mark(NamedTuple):
+    """A place in the order of recording."""
+
+    recorded_at: float
+    request_id: str
+
+
+def recorded_after(
+    engine: sa.Engine, mark: Mark, filters: Filters = NO_FILTERS, *, limit: int = 1000
+) -> list[LoggedRequest]:
+    """Give what was recorded after a place, in the order of recording."""
+    column = request_log.c
+    order = (column.recorded_at, column.request_id)
+    is_later = sa.tuple_(*order) > sa.tuple_(sa.literal(mark.recorded_at), sa.literal(mark.request_id))
+    with storing(engine), engine.begin() as connection:
+        rows = connection.execute(_SELECT.where(is_later, *filters.conditions()).order_by(*order).limit(limit)).all()
+    return [msgspec.convert(_fields(row), LoggedRequest) for row in rows]
+
+
+def last_recorded(engine: sa.Engine) -> Mark:
+    """Give the place of what was recorded last; the beginning where there is nothing."""
+    column = request_log.c
+    order = (column.recorded_at.desc(), column.request_id.desc())
+    with storing(engine), engine.begin() as connection:
+        row = connection.execute(sa.select(column.recorded_at, column.request_id).order_by(*order).limit(1)).first()
+    return Mark(0.0, "") if row is None else Mark(*row)
 
 
 def find(engine: sa.Engine, request_id: str) -> RoutedRequest | None:

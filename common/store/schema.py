@@ -74,10 +74,22 @@ hop = sa.Table(
 # a list walks the newest rows of one filter; statistics walk the last index and never touch the rows
 _column = request_log.c
 sa.Index("request_log_created", _column.created_at)
+sa.Index("request_log_recorded", _column.recorded_at, _column.request_id)  # what is new, and what is old enough to go
 sa.Index("request_log_device", _column.device_id, _column.created_at)
 sa.Index("request_log_tier", _column.exit_tier, _column.created_at)
 sa.Index("request_log_label", _column.label, _column.created_at)
 sa.Index("request_log_reason", _column.reason, _column.created_at)
+sa.Index(
+    "request_log_labelled",  # accuracy and calibration, of what is usually a small part
+    _column.exit_tier,
+    _column.device_id,
+    _column.confidence,
+    _column.label,
+    _column.true_label,
+    _column.created_at,
+    sqlite_where=_column.true_label.is_not(None),
+    postgresql_where=_column.true_label.is_not(None),
+)
 sa.Index(
     "request_log_figures",
     _column.exit_tier,

@@ -9,40 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common.cli.root import main
-from common.types import Reason, Record, Tier
-from tests.store.conftest import RecordMaker
+from common.types import Record
+from tests.store.conftest import RecordMaker, Run
 
 Write = Callable[[Iterable[Record]], None]
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], log_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``dimee log ...`` on the log; give the exit code, stdout and stderr."""
-    monkeypatch.setenv("DIMEE_LOG__URL", f"sqlite:///{log_path}")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(["log", *arguments])
-        except SystemExit as exc:
-            code = int(exc.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def three(write: Write, record: RecordMaker) -> None:
-    write(
-        [
-            record("near", exit_tier=Tier.DEVICE, true_label="positive", created_at=1_750_000_000.0),
-            record("far", exit_tier=Tier.CLOUD, true_label="negative", created_at=1_750_000_100.0, total_ms=40.0),
-            record("none", exit_tier=Tier.DEVICE, reason=Reason.FAILED, label=None, created_at=1_750_000_200.0),
-        ]
-    )
 
 
 @pytest.mark.usefixtures("three")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
 from common.store.engine import readable_log, writable_log
-from common.store.export import ExportFormat, export
+from common.store.export import ExportFormat, write_text
 from common.store.moments import moment
 from common.store.queries import Filters, LoggedRequest, find, newest, oldest_first
 from common.store.rows import hop_rows, request_row
@@ -192,6 +192,7 @@ def test_statistics_equal_a_plain_reckoning(mixed: list[Record], log: sa.Engine,
 
 
 @pytest.mark.usefixtures("mixed")
+@pytest.mark.sqlite
 def test_statistics_touch_an_index_only(log: sa.Engine) -> None:
     statements: list[tuple[str, object]] = []
 
@@ -217,8 +218,8 @@ def test_statistics_touch_an_index_only(log: sa.Engine) -> None:
 def test_exports_hold_every_request_oldest_first(mixed: list[Record], log: sa.Engine) -> None:
     rows, lines = io.StringIO(), io.StringIO()
 
-    written = export(oldest_first(log), rows, ExportFormat.CSV)
-    export(oldest_first(log), lines, ExportFormat.JSONL)
+    written = write_text(oldest_first(log), rows, ExportFormat.CSV)
+    write_text(oldest_first(log), lines, ExportFormat.JSONL)
 
     expected = [each.answer.request_id for each in sorted(mixed, key=lambda e: (e.created_at, e.answer.request_id))]
     parsed = [msgspec.json.decode(line) for line in lines.getvalue().splitlines()]

@@ -1,0 +1,186 @@
+"""``dimee log label``, ``report`` and ``prune``: ground truth that comes later, what it says, and forgetting."""
+
+import csv
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from common.cli.output import number, percent, print_json, print_table
+from common.commands.log_options import (
+    DEFAULT_URL,
+    AsJson,
+    ByDevice,
+    ByTier,
+    Database,
+    Since,
+    Until,
+    filters_of,
+    opened,
+)
+from common.errors import ConfigError, StoreError
+from common.store.calibration import calibration
+from common.store.engine import Engine, readable_log, writable_log
+from common.store.labels import label_requests
+from common.store.moments import moment
+from common.store.retention import prune as prune_log
+from common.store.statistics import Stats, stats
+from common.types import TIERS, Tier
+
+
+class _Label(msgspec.Struct):
+    request_id: str
+    label: str
+
+
+class TierShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What share of the answers a tier gave, now and before."""
+
+    tier: Tier
+    share: float  # 0..1
+    share_before: float | None  # None where there is no time before
+
+
+def label(
+    request_id: Annotated[str | None, typer.Argument(help="As 'dimee log list' shows it.")] = None,
+    true_label: Annotated[str | None, typer.Argument(metavar="LABEL", help="What it really was.")] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="Many at once: lines 'request_id,label', tabs too, or JSON lines.")
+    ] = None,
+    db: Database = DEFAULT_URL,
+    new: Annotated[bool, typer.Option("--new", help="Allow a label that was never answered.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a request really was. Example: dimee log label 3f2a positive.
+
+    Either every label is written, or none; a label that is there already is replaced.
+    """
+    if (file is None) == (request_id is None or true_label is None):
+        raise ConfigError("give REQUEST_ID and LABEL, or --file")
+    labels = _read_labels(file) if file is not None else {str(request_id): str(true_label)}
+    with _writable(db) as engine:
+        changed = label_requests(engine, labels, may_be_new=new)
+    if as_json:
+        return print_json({"labelled": len(labels), "changed": changed})
+    return typer.echo(f"{len(labels):,} requests labelled, {changed:,} of them anew")
+
+
+def report(
+    *,
+    db: Database = DEFAULT_URL,
+    tier: ByTier = None,
+    device: ByDevice = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report accuracy and calibration by tier and device, and what has shifted. Example: dimee log report --since 7d.
+
+    With --since, the tiers' shares of the answers are compared with all the time before.
+    """
+    filters = filters_of(tier, device, None, None, since=since, until=until)
+    with opened(db) as engine:
+        groups = calibration(engine, filters)
+        before = msgspec.structs.replace(filters, since=None, until=filters.since)
+        earlier = stats(engine, before) if filters.since is not None else None
+        shares = _shares(stats(engine, filters), earlier)
+    if as_json:
+        return print_json({"groups": groups, "shares": shares})
+    columns = ("tier", "device", "labelled", "accuracy", "confidence", "calibration error")
+    rows = (
+        (g.tier, g.device, g.labelled, percent(g.accuracy), percent(g.confidence), percent(g.calibration_error))
+        for g in groups
+    )
+    print_table("labelled answers", columns, rows)
+    print_table(
+        "who answers",
+        ("tier", "share", "before", "shift in points"),
+        ((s.tier, percent(s.share), percent(s.share_before), _shift(s)) for s in shares),
+    )
+    return None
+
+
+def prune(
+    *,
+    older_than: Annotated[str, typer.Option(help="An age as 90d, or an ISO time; by the recorder's clock.")],
+    db: Database = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old requests for good. Example: dimee log prune --older-than 90d --yes.
+
+    An edge does it by itself where log.keep_days is set.
+    """
+    before = moment(older_than, time.time())
+    if not yes:
+        typer.confirm(f"Delete every request recorded before {older_than}?", abort=True, err=True)
+    with _writable(db) as engine:
+        deleted = prune_log(engine, before)
+    if as_json:
+        return print_json({"deleted": deleted})
+    return typer.echo(f"{deleted:,} requests deleted")
+
+
+@contextmanager
+def _writable(db: str) -> Iterator[Engine]:
+    """Open a log that exists for writing."""
+    try:
+        with readable_log(db):
+            pass
+    except StoreError as exc:
+        raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
+    with writable_log(db) as engine:
+        yield engine
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--file {path}: cannot be read: {exc}") from exc
+    labels: dict[str, str] = {}
+    for place, line in enumerate(lines, start=1):
+        if not line.strip() or (place == 1 and line.replace("\t", ",").startswith("request_id,")):
+            continue
+        found = _parse(line)
+        if found is None:
+            raise ConfigError(f"--file {path} line {place}: {line[:60]!r} is no request_id and label")
+        if labels.setdefault(found.request_id, found.label) != found.label:
+            raise ConfigError(f"--file {path} line {place}: {found.request_id!r} has two labels")
+    if not labels:
+        raise ConfigError(f"--file {path}: holds no labels")
+    return labels
+
+
+def _parse(line: str) -> _Label | None:
+    if line.startswith("{"):
+        try:
+            return msgspec.json.decode(line, type=_Label)
+        except msgspec.DecodeError:
+            return None
+    cells = next(csv.reader([line], delimiter="\t" if "\t" in line else ","))
+    return _Label(*cells) if len(cells) == 2 and all(cells) else None
+
+
+def _shares(now: Stats, before: Stats | None) -> list[TierShare]:
+    return [
+        TierShare(tier=tier, share=_share(now, tier), share_before=_share(before, tier) if _has(before) else None)
+        for tier in TIERS
+    ]
+
+
+def _has(before: Stats | None) -> bool:
+    return before is not None and before.requests > 0
+
+
+def _share(figures: Stats | None, tier: Tier) -> float:
+    return figures.tiers[tier].share if figures is not None and tier in figures.tiers else 0.0
+
+
+def _shift(share: TierShare) -> str:
+    return "-" if share.share_before is None else number(100 * (share.share - share.share_before))

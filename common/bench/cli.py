@@ -1,0 +1,83 @@
+"""``dimee bench``: this machine, the pipeline and its rivals, side by side in one run."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.bench.field import RIVALS, Ground
+from common.bench.machine import this_machine
+from common.bench.measure import Progress
+from common.bench.report import Context, print_document
+from common.bench.suite import FULL, QUICK, Suite
+from common.cli.output import print_json
+from common.commands.demo_inputs import read_inputs
+from common.engine.choice import DEFAULT, routing_table
+from common.errors import ConfigError
+from common.model.bundle import SHIPPED, Bundle, open_bundle
+
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Measure this machine and the pipeline.")
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer texts, rounds, rivals and links; under a minute.")
+    ] = False,
+    rivals: Annotated[str | None, typer.Option(help=f"Which of {', '.join(RIVALS)}; with commas.")] = None,
+    inputs: Annotated[Path | None, typer.Option("--input", help="TSV, CSV or JSONL, or plain lines.")] = None,
+    bundle: Annotated[str, typer.Option(help="A bundle's directory.")] = SHIPPED,
+    policy: Annotated[str, typer.Option(help="A policy of the bundle by name.")] = DEFAULT,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture here (PNG or SVG).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare the pipeline with its rivals. Example: dimee bench --quick --json."""
+    if context.invoked_subcommand is not None:
+        return
+    opened = open_bundle(bundle)
+    texts = tuple(item.text for item in read_inputs(inputs, opened.manifest))
+    extent = QUICK if quick else FULL
+    if rivals is not None:
+        extent = replace(extent, rivals=_named(rivals))
+    chosen = routing_table(opened).default if policy == DEFAULT else policy
+    ground = Ground(bundle=str(opened.directory.absolute()), policy=chosen, texts=texts)
+    suite = Suite(ground, _context(opened, chosen, inputs, len(texts)), extent, _progress(is_shown=not as_json))
+    suite.run()
+    document = suite.document(is_quick=quick)
+    if picture is not None:
+        from common.bench.picture import draw  # noqa: PLC0415 - matplotlib is an optional extra
+
+        draw(document, picture)
+    if as_json:
+        print_json(document)
+    else:
+        print_document(document)
+
+
+def _named(rivals: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in rivals.split(","))
+    if unknown := set(names) - set(RIVALS):
+        raise ConfigError(f"--rivals {min(unknown)!r} is none of {', '.join(RIVALS)}")
+    return names
+
+
+def _context(bundle: Bundle, policy: str, inputs: Path | None, num_texts: int) -> Context:
+    return Context(
+        machine=this_machine(),
+        bundle=bundle.manifest.name,
+        revision=bundle.revision,
+        precision=bundle.manifest.precision,
+        policy=policy,
+        texts="shipped reviews" if inputs is None else inputs.name,
+        num_texts=num_texts,
+    )
+
+
+def _progress(*, is_shown: bool) -> Progress:
+    if not is_shown or not sys.stderr.isatty():
+        return lambda _: None
+    return lambda doing: print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)  # noqa: T201

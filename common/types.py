@@ -59,6 +59,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     received_bytes: Count = 0  # hidden states as they came in; 0 where the request began
     confidence: Fraction = 0.0  # at the exit head after layer ``end``
     predictions: tuple[Count, ...] = ()  # class index at each exit head passed, in order
+    confidences: tuple[Fraction, ...] = ()  # calibrated top probability at each of them
 
     def __post_init__(self) -> None:
         if self.end < self.start:

@@ -114,8 +114,8 @@ class Agent:
                 f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
                 "start the edge, or raise the limit"
             )
+        self._outbox.check()
         accepted_at = time.monotonic()
-        entered = self._model.entrance.enter(text, pair)
         promised = Promised(
             request_id=_request_id(created_at),
             input_id=input_id,
@@ -125,7 +125,7 @@ class Agent:
             pair=pair,
             true_label=true_label,
         )
-        self._outbox.accept(promised)
+        entered = self._model.entrance.enter(text, pair)
         pending = self._pending(promised, entered, accepted_at, self._limits.budget_ms / 1000)
         self._begin(pending)
         return pending.future
@@ -153,15 +153,11 @@ class Agent:
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
     def _pending(self, promised: Promised, entered: Entered, accepted_at: float, left_s: float) -> Pending:
-        text, pair = promised.text, promised.pair
         return Pending(
-            request_id=promised.request_id,
+            promised=promised,
             entered=entered,
             accepted_at=accepted_at,
-            created_at=promised.created_at,
             deadline=time.monotonic() + left_s if left_s <= 0 else accepted_at + self._limits.budget_ms / 1000,
-            text=text if pair is None else f"{text}\t{pair}",
-            true_label=promised.true_label,
         )
 
     def _begin(self, pending: Pending) -> None:
@@ -195,6 +191,7 @@ class Agent:
             budget_ms=self._limits.budget_ms,
             hops=pending.hops,
         )
+        self._outbox.accept(pending.promised)
         if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):
             if pending.local is None and not pending.failure:
                 _compute_here(self._model.pipeline, self.device_id, pending)
@@ -225,6 +222,7 @@ def run_device_layers(pipeline: Pipeline, device_id: str, pending: Pending) -> V
         compute_ms=(time.perf_counter() - started) * 1000,
         confidence=best.confidence,
         predictions=best.predictions,
+        confidences=best.confidences,
     )
     pending.hops = (*pending.hops, hop)
     return verdict

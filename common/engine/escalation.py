@@ -51,4 +51,7 @@ def unpack_state(message: HiddenStates, manifest: Manifest) -> State:
     predictions = tuple(prediction for hop in message.hops for prediction in hop.predictions)
     if any(prediction >= len(manifest.labels) for prediction in predictions):
         raise WireError(f"predictions {predictions} name classes beyond {len(manifest.labels)} labels")
-    return State(hidden_states=hidden, layers_run=message.split_point, predictions=predictions)
+    confidences = tuple(confidence for hop in message.hops for confidence in hop.confidences)
+    if len(confidences) != len(predictions):
+        raise WireError(f"{len(predictions)} predictions came with {len(confidences)} confidences")
+    return State(hidden_states=hidden, layers_run=message.split_point, predictions=predictions, confidences=confidences)

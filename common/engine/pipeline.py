@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.model.bundle import Bundle
 from common.model.segments import LayerSegment, SegmentOutput, open_layers
-from common.routing.evidence import ExitEvidence, Floats, softmax
+from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
 from common.routing.policies import Policy
 from common.types import Reason
 
@@ -20,6 +20,7 @@ class State:
     hidden_states: Floats  # [sequence, hidden], real tokens only
     layers_run: int
     predictions: tuple[int, ...] = ()  # at the exits passed so far
+    confidences: tuple[float, ...] = ()  # there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Exited:
     threshold: float | None
     reason: Reason
     predictions: tuple[int, ...]  # all exits passed, this one last
+    confidences: tuple[float, ...]  # there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class Pipeline:
                 hidden_states=output.hidden_states[row, : len(state.hidden_states)],
                 layers_run=segment.span.end,
                 predictions=best.predictions,
+                confidences=best.confidences,
             )
             if is_enough:
                 verdicts[item] = best
@@ -98,16 +101,20 @@ class Pipeline:
         layer = segment.span.end
         probabilities = softmax(output.logits, self._temperatures[layer])  # [B, C]
         predictions = probabilities.argmax(axis=1)  # [B]
+        confidences = confidence(probabilities).tolist()  # [B]
+        is_choice = layer < self._num_layers and self._policy.is_selective
         threshold = None if layer == self._num_layers else self._policy.threshold_at(layer)
         if layer == self._num_layers:
             is_enough = np.ones(len(states), bool)
         else:
-            earlier = np.array([state.predictions for state in states], np.intp).reshape(len(states), -1)
             evidence = ExitEvidence(
                 layer=layer,
                 probabilities=probabilities,
                 pooled=output.pooled,
-                earlier=earlier,
+                earlier=np.array([state.predictions for state in states], np.intp).reshape(len(states), -1),
+                earlier_confidences=np.array([state.confidences for state in states], np.float32).reshape(
+                    len(states), -1
+                ),
                 is_tier_end=layer == self.depth,
             )
             is_enough = self._policy.should_exit(evidence)
@@ -115,11 +122,12 @@ class Pipeline:
             (
                 Exited(
                     logits=tuple(output.logits[row].tolist()),
-                    confidence=float(probabilities[row, predictions[row]]),
+                    confidence=confidences[row],
                     layer=layer,
                     threshold=threshold,
-                    reason=Reason.FINAL if threshold is None else Reason.CONFIDENT,
+                    reason=Reason.CONFIDENT if is_choice else Reason.FINAL,
                     predictions=(*state.predictions, int(predictions[row])),
+                    confidences=(*state.confidences, confidences[row]),
                 ),
                 bool(is_enough[row]),
             )

@@ -21,6 +21,8 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True, tag="fixed"):
     tier: Tier
     layer: int  # the tier's depth
 
+    is_selective: ClassVar[bool] = False
+
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Send all to the one tier."""
         return Entries(tiers=np.full(len(evidence.num_tokens), TIERS.index(self.tier)))
@@ -39,6 +41,8 @@ class RandomEntry(msgspec.Struct, frozen=True, kw_only=True, tag="random"):
 
     shares: Annotated[tuple[Fraction, Fraction, Fraction], "device, edge, cloud"]
     seed: Count = 0
+
+    is_selective: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if abs(sum(self.shares) - 1) > 1e-6:
@@ -68,6 +72,11 @@ class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee", dict=True): 
     offsets: tuple[float, float, float] = (0.0, 0.0, 0.0)  # added to the squared distances: priors of the pools
 
     POOL_TIERS: ClassVar[np.ndarray] = np.arange(len(POOLS))
+
+    @property
+    def is_selective(self) -> bool:
+        """With fallback, unsure exits carry on."""
+        return self.has_fallback
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Find the nearest centroid by Euclidean distance."""

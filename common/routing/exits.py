@@ -1,5 +1,7 @@
 """Exit rules that start on the device and look at the exits alone: confidence, entropy, patience."""
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 
@@ -13,6 +15,8 @@ class ConfidenceCascade(msgspec.Struct, frozen=True, kw_only=True, tag="confiden
     """Everyone starts on the device; an exit answers when its top probability reaches its threshold."""
 
     thresholds: Thresholds
+
+    is_selective: ClassVar[bool] = True
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Start on the device."""
@@ -31,6 +35,8 @@ class EntropyCascade(msgspec.Struct, frozen=True, kw_only=True, tag="entropy-cas
     """Everyone starts on the device; an exit answers when its entropy is low (DeeBERT, Xin et al. 2020)."""
 
     thresholds: dict[int, NonNegative]  # nats, by exit layer; an exit without one never answers early
+
+    is_selective: ClassVar[bool] = True
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Start on the device."""
@@ -52,6 +58,8 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True, tag="patience"):
     """Everyone starts on the device; answer once ``patience`` exits in a row repeat their predecessor (PABEE)."""
 
     patience: Count
+
+    is_selective: ClassVar[bool] = True
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Start on the device."""

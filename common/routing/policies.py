@@ -13,6 +13,11 @@ from common.routing.router import LearnedRouter
 class Policy(Protocol):
     """Where an input enters, and whether an exit may answer."""
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether an exit before the last layer chooses to answer; otherwise it has the last word of its route."""
+        ...
+
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Choose the entry tiers [batch]."""
         ...

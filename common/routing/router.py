@@ -4,6 +4,8 @@ A head estimates how likely a deeper tier corrects this exit; a table of thresho
 decision, so a target of coverage or budget changes at run time without retraining.
 """
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 
@@ -38,6 +40,8 @@ class LearnedRouter(msgspec.Struct, frozen=True, kw_only=True, tag="learned-rout
     thresholds: dict[int, Fraction]  # answer where the score is at most this; without one never early
     entry: RouterHead | None = None  # scores the chance that the device will not answer
     max_entry_score: Fraction = 1.0  # above it an input enters the edge at once
+
+    is_selective: ClassVar[bool] = True
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Start on the device, but for what it would very likely hand on."""

@@ -196,4 +196,5 @@ class TierWorker:
             received_bytes=job.received_bytes,
             confidence=best.confidence,
             predictions=best.predictions[len(job.state.predictions) :],
+            confidences=best.confidences[len(job.state.confidences) :],
         )

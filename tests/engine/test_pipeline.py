@@ -14,6 +14,7 @@ from common.errors import ModelMismatchError, WireError
 from common.model.bundle import Bundle, open_bundle
 from common.model.segments import open_layers
 from common.routing.entry import Dimee, Fixed
+from common.routing.evidence import Entries, EntryEvidence, ExitEvidence
 from common.routing.exits import ConfidenceCascade
 from common.types import Hop, Reason, Tier
 from common.wire import codec
@@ -52,6 +53,7 @@ def through_the_wire(bundle: Bundle, state: State, codec_name: str) -> State:
         queue_ms=0,
         compute_ms=1,
         predictions=state.predictions,
+        confidences=state.confidences,
     )
     message = Escalation(bundle.manifest, codec_name).pack("r", "d", state, budget_ms=1.0, hops=(hop,))
     received = codec.decode(codec.encode(message))
@@ -144,3 +146,38 @@ def test_the_pool_is_named_whichever_policy_routes(bundle: Bundle) -> None:
     assert entered.tier is Tier.DEVICE
     assert entered.pool is not None
     assert len(entered.distances) == 3
+
+
+class Recording:
+    """A policy that keeps what it is shown and answers after layer 2."""
+
+    is_selective = True
+
+    def __init__(self) -> None:
+        self.seen: list[ExitEvidence] = []
+
+    def enter(self, evidence: EntryEvidence) -> Entries:
+        return NEVER.enter(evidence)
+
+    def should_exit(self, evidence: ExitEvidence) -> np.ndarray:
+        self.seen.append(evidence)
+        return np.array([evidence.layer == 2])
+
+    def threshold_at(self, _layer: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("entered_at", [0, 1])
+def test_a_policy_sees_every_exit_passed_wherever_it_was(bundle: Bundle, states: list[State], entered_at: int) -> None:
+    policy, state = Recording(), states[0]
+    if entered_at:
+        (handed,) = Pipeline(bundle, NEVER, depth=1).advance([state])
+        assert isinstance(handed, Unsure)
+        state = through_the_wire(bundle, handed.state, "float32")
+
+    (answer,) = Pipeline(bundle, policy, depth=2).advance([state])
+
+    assert isinstance(answer, Exited)
+    assert answer.reason is Reason.CONFIDENT
+    assert policy.seen[-1].earlier.tolist() == [[answer.predictions[0]]]
+    assert policy.seen[-1].earlier_confidences == pytest.approx(np.array([[answer.confidences[0]]]), abs=1e-6)

@@ -41,7 +41,7 @@ class Bench:
         )
 
     def request(self, number: int = 1, **changes: Any) -> HiddenStates:
-        state = State(hidden_states=np.ones((4, 16), np.float32), layers_run=1, predictions=(0,))
+        state = State(hidden_states=np.ones((4, 16), np.float32), layers_run=1, predictions=(), confidences=())
         message = Escalation(self.bundle.manifest, "int8").pack(f"r{number}", "pi-1", state, budget_ms=1e6, hops=())
         return msgspec.structs.replace(message, **changes)
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from common.transport.contract import Inbox
-
 from common.errors import ConfigError, InputError
 from common.service.lifecycle import Stopping
+from common.transport.contract import Inbox
 from common.wire.documents import Input, decode_input
 
 _LOGGER = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """What the kept-back texts teach an exported bundle: a trace of its exits, and their temperatures."""
 
-
 import numpy as np
 from numpy.typing import NDArray
 

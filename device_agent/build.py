@@ -55,6 +55,7 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
             status = presence(Tier.DEVICE, node, topics, bundle.manifest, telemetry.counters)
             own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
             telemetry.watch_connection(own)
+            telemetry.watch("channel", counters=channel.counters)
             transport = channel.over(own)
             transport.subscribe(topics.outcome(node), inbox)
             stack.enter_context(own)

@@ -39,6 +39,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     status = presence(Tier.EDGE, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
     telemetry.watch_connection(transport)
+    telemetry.watch("channel", counters=channel.counters)
     spoken = channel.over(transport)
     runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
     with ExitStack() as stack:  # what is entered last stops first

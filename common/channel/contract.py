@@ -20,6 +20,10 @@ class Channel(Protocol):
         """Give an inbox for messages between tiers."""
         ...
 
+    def counters(self) -> dict[str, int]:
+        """Count what was sealed and opened, and what was refused, by reason."""
+        ...
+
 
 class Plain:
     """Hands everything through."""
@@ -33,3 +37,7 @@ class Plain:
     def inbox(self, max_deliveries: int) -> Inbox:
         """Give an ordinary inbox."""
         return Inbox(max_deliveries)
+
+    def counters(self) -> dict[str, int]:
+        """Count nothing."""
+        return {}

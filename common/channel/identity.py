@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -101,7 +100,7 @@ class Trust:
         key, role = parsed.public_key(), _role(parsed)
         if not isinstance(key, Ed25519PublicKey):
             raise WireError(f"certificate of role {role} holds no Ed25519 key")
-        return Peer(name_of(parsed), role, key)
+        return Peer(_name(parsed), role, key)
 
     def tier_key(self, announced: str, tier: str) -> TierKey:
         """Check the key that a tier announces (base64 of a DER certificate).
@@ -115,7 +114,7 @@ class Trust:
             raise WireError("announced key is no base64") from exc
         parsed = self._checked(certificate)
         key = parsed.public_key()
-        if not isinstance(key, X25519PublicKey) or _role(parsed) is not Role.SEAL or name_of(parsed) != tier:
+        if not isinstance(key, X25519PublicKey) or _role(parsed) is not Role.SEAL or _name(parsed) != tier:
             raise WireError(f"certificate is no sealing key of tier {tier}")
         return TierKey(key_id(certificate), key, parsed.not_valid_before_utc)
 
@@ -124,7 +123,7 @@ class Trust:
             parsed = x509.load_der_x509_certificate(certificate)
             self._key.verify(parsed.signature, parsed.tbs_certificate_bytes)
             is_ours = parsed.issuer == self._authority.subject
-        except (ValueError, InvalidSignature) as exc:
+        except Exception as exc:  # anybody's bytes, and the parser raises whatever it meets
             raise WireError("certificate is not signed by this site's authority") from exc
         now = dt.datetime.now(dt.UTC)
         if not is_ours or not parsed.not_valid_before_utc <= now < parsed.not_valid_after_utc:
@@ -174,6 +173,13 @@ def _read_pair(folder: Path, prefix: str) -> tuple[bytes, X25519PrivateKey]:
     if certificate.public_key() != key.public_key():
         raise ConfigError(f"{folder}/{prefix}key.pem is not the key of its certificate")
     return certificate.public_bytes(Encoding.DER), key
+
+
+def _name(certificate: x509.Certificate) -> str:
+    try:
+        return name_of(certificate)
+    except ArtifactError as exc:
+        raise WireError(str(exc)) from exc
 
 
 def _role(certificate: x509.Certificate) -> Role:

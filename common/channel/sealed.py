@@ -42,6 +42,10 @@ class SealedDevice:
         """Open what comes as it is taken out."""
         return SealedInbox(max_deliveries, self._open, self._counts)
 
+    def counters(self) -> dict[str, int]:
+        """Count what was sealed and opened, and what was refused, by reason."""
+        return dict(self._counts)
+
     def _seal(self, topic: str, payload: bytes) -> bytes:
         tier = self._tiers.get(topic)
         if tier is None:
@@ -77,6 +81,10 @@ class SealedTier:
     def inbox(self, max_deliveries: int) -> Inbox:
         """Open what comes as it is taken out."""
         return SealedInbox(max_deliveries, self._receiver.open, self._counts)
+
+    def counters(self) -> dict[str, int]:
+        """Count what was sealed and opened, and what was refused, by reason."""
+        return dict(self._counts)
 
     def _seal(self, topic: str, payload: bytes) -> bytes:
         message = codec.decode(payload)

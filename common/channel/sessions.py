@@ -58,7 +58,7 @@ class ReplyGrant:
     def seal(self, topic: str, label: str, body: bytes) -> bytes:
         """Seal a reply under a key that is used once."""
         salt, name = secrets.token_bytes(_SALT_BYTES), label.encode()
-        header = REPLY + self.session_id + salt + bytes([len(name)]) + name
+        header = REPLY + self.session_id + salt + _LENGTH.pack(len(name)) + name
         return header + _reply_cipher(self.secret, salt).encrypt(bytes(12), body, _bound(topic, header))
 
 
@@ -237,11 +237,12 @@ def _read_reply(payload: bytes) -> tuple[bytes, str, int]:
     if payload[:4] != REPLY:
         raise SealError("plain", f"{len(payload)} bytes are no sealed reply")
     fixed = 4 + SESSION_ID_BYTES + _SALT_BYTES
-    start = fixed + 1 + (payload[fixed] if len(payload) > fixed else 0)
+    names = fixed + _LENGTH.size
+    start = names + _LENGTH.unpack_from(payload.ljust(names, b"\0"), fixed)[0]
     if len(payload) < start + _TAG_BYTES:
         raise SealError("truncated", f"sealed reply of {len(payload)} bytes is not whole")
     try:
-        label = payload[fixed + 1 : start].decode()
+        label = payload[names:start].decode()
     except UnicodeDecodeError as exc:
         raise SealError("forged", "label of a sealed reply is no text") from exc
     return payload[fixed - _SALT_BYTES : fixed], label, start

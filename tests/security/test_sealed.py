@@ -112,7 +112,7 @@ class SealedSite:
         else:
             self._stack.enter_context(transport)
         self._stack.enter_context(runner)
-        self.counters[tier] = spoken.counters
+        self.counters[tier] = channel.counters
 
     def start_device(self, node: str = "pi-1", **limits: Any) -> Agent:
         settings = DeviceSettings(

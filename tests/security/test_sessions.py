@@ -108,6 +108,16 @@ def test_sampled_single_bits_of_a_request_count(ends: Ends) -> None:
     assert ends.table.open(TOPIC, sealed)[1] == BODY  # the attempts have not spent its counter
 
 
+def test_every_single_bit_of_a_session_opening_counts_and_none_stops_the_tier(ends: Ends) -> None:
+    sealed = ends.session.seal(TOPIC, b"")
+
+    for bit in range(8 * (len(sealed) - 16)):
+        altered = bytearray(sealed)
+        altered[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(SealError):
+            ends.table.open(TOPIC, bytes(altered))
+
+
 def test_every_single_bit_of_a_reply_counts(ends: Ends) -> None:
     sealed = ends.grant().seal(REPLY_TOPIC, "r1", BODY)
 
@@ -142,6 +152,14 @@ def test_replays_in_any_order_are_refused_and_late_ones_within_the_window_are_no
     assert ends.table.open(TOPIC, sealed[600])
 
 
+def test_the_longest_request_id_can_be_answered(ends: Ends) -> None:
+    longest = "\N{GRINNING FACE}" * 64  # 256 bytes
+
+    sealed = ends.grant(longest).seal(REPLY_TOPIC, longest, BODY)
+
+    assert ends.session.open(REPLY_TOPIC, sealed) == (longest, BODY)
+
+
 def test_a_reply_opens_once(ends: Ends) -> None:
     sealed = ends.grant().seal(REPLY_TOPIC, "r1", BODY)
     ends.session.open(REPLY_TOPIC, sealed)
@@ -168,7 +186,7 @@ def test_nothing_comes_back_as_its_own_answer(ends: Ends) -> None:
 def test_a_reply_to_one_device_or_request_answers_no_other(ends: Ends) -> None:
     other = ends.open("pi-2")
     sealed = ends.grant("r1").seal(REPLY_TOPIC, "r1", BODY)
-    renamed = sealed.replace(b"\x02r1", b"\x02r2")
+    renamed = sealed.replace(b"\x00\x02r1", b"\x00\x02r2")
 
     with pytest.raises(SealError, match="forged"):
         other.open(REPLY_TOPIC, sealed)

@@ -12,9 +12,11 @@ from common.commands.config import tier_of
 from common.commands.finding import Finding, ok
 from common.commands.machine_checks import (
     check_bundle,
+    check_channel,
     check_clock,
     check_database,
     check_disk,
+    check_outbox,
     check_packages,
     check_python,
 )
@@ -61,6 +63,8 @@ def examine(settings: AnySettings, tier: Tier, source: Path | None = None) -> It
     yield found
     yield check_clock()
     yield check_disk(settings)
+    yield from check_channel(settings, tier)
+    yield from check_outbox(settings)
     yield from check_database(settings)
     yield from check_broker(settings, tier, None if bundle is None else bundle.manifest)
 

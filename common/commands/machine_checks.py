@@ -11,10 +11,12 @@ from importlib.metadata import PackageNotFoundError, distribution, requires, ver
 from pathlib import Path
 
 from common.commands.finding import Finding, failed, ok, skipped, warning
-from common.config.settings import AnySettings, EdgeSettings
+from common.config.settings import AnySettings, DeviceSettings, EdgeSettings
 from common.errors import DimeeError
 from common.model.bundle import Bundle, open_bundle
+from common.service.channels import open_channel
 from common.store.engine import readable_log, sqlite_file
+from common.types import Tier
 
 _LEAST_FREE_BYTES = 100 * 2**20
 _AMPLE_FREE_BYTES = 2**30
@@ -95,6 +97,30 @@ def check_disk(settings: AnySettings) -> Finding:
     return ok("disk", said)
 
 
+def check_channel(settings: AnySettings, tier: Tier) -> Iterator[Finding]:
+    """Read the keys and certificates of a sealed site."""
+    if settings.channel.name == "plain":
+        return
+    try:
+        open_channel(settings, tier)
+    except DimeeError as exc:
+        yield failed("channel", str(exc), "mend [channel]; the same for all nodes of a site, see 'dimee certs'")
+        return
+    yield ok("channel", f"{settings.channel.name}; its keys and certificates belong together")
+
+
+def check_outbox(settings: AnySettings) -> Iterator[Finding]:
+    """Look whether a device can keep its promises on disk, where it shall."""
+    if not isinstance(settings, DeviceSettings) or settings.outbox.path is None:
+        return
+    file = Path(settings.outbox.path)
+    target = file if file.exists() else file.resolve().parent
+    if os.access(target, os.W_OK):
+        yield ok("outbox", f"{file} can be written")
+    else:
+        yield failed("outbox", f"{target} is missing or not writable", f"make it, owned by the service: {target}")
+
+
 def check_database(settings: AnySettings) -> Iterator[Finding]:
     """Open the log where this node keeps one."""
     if not isinstance(settings, EdgeSettings) or not settings.log.is_recorder:
@@ -123,6 +149,10 @@ def _extras(settings: AnySettings) -> set[str]:
     extras = set()
     if isinstance(settings, EdgeSettings) and settings.broker.is_enabled:
         extras.add("edge")
+    if isinstance(settings, EdgeSettings) and settings.log.url.startswith("postgresql"):
+        extras.add("postgresql")
+    if settings.channel.name != "plain" or settings.model.trusted_key_file is not None:
+        extras.add("security")
     if settings.metrics.port is not None:
         extras.add("metrics")
     return extras

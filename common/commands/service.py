@@ -72,28 +72,37 @@ def _program() -> list[str]:
 def _private_files(settings: AnySettings, source: Path) -> dict[str, Path]:
     """Give the files of the connection, by setting."""
     found = {}
-    for key in settings.mqtt.__struct_fields__:
-        value = getattr(settings.mqtt, key)
-        if key.endswith("_file") and value is not None:
-            path = Path(value).expanduser()
-            if not path.is_absolute():
-                raise ConfigError(f"{source}: mqtt.{key}: a service needs an absolute path, not {value!r}")
-            found[f"mqtt.{key}"] = path
+    for section in ("mqtt", "channel"):
+        values = getattr(settings, section)
+        for key in values.__struct_fields__:
+            value = getattr(values, key)
+            if key.endswith("_file") and value is not None:
+                path = Path(value).expanduser()
+                if not path.is_absolute():
+                    raise ConfigError(f"{source}: {section}.{key}: a service needs an absolute path, not {value!r}")
+                found[f"{section}.{key}"] = path
     return found
 
 
 def _check_state(settings: AnySettings, tier: Tier, source: Path) -> None:
-    """Refuse a log or an outbox where the service may not write; a relative path lies in its own folder."""
+    """Refuse files where the service has no rights; a relative path lies in its own folder."""
     folder = Path("/var/lib") / unit_name(tier)
-    match settings:
-        case EdgeSettings() if settings.log.is_recorder:
-            key, file = "log.url", sqlite_file(settings.log.url)
-        case DeviceSettings() if settings.outbox.path is not None:
-            key, file = "outbox.path", Path(settings.outbox.path)
-        case _:
-            return
-    if file is not None and file.is_absolute() and not file.is_relative_to(folder):
-        raise ConfigError(f"{source}: {key} is {file}, and the service may write in {folder} only; keep it there")
+    for key, file in _state(settings).items():
+        if file is not None and Path(file).is_absolute() and not Path(file).is_relative_to(folder):
+            raise ConfigError(f"{source}: {key} is {file}, and the service may write in {folder} only; keep it there")
+
+
+def _state(settings: AnySettings) -> dict[str, str | Path | None]:
+    """Give what the service itself writes, or reads as a folder, by setting."""
+    found: dict[str, str | Path | None] = {
+        "model.release_file": settings.model.release_file,
+        "channel.tier_key_folder": settings.channel.tier_key_folder,
+    }
+    if isinstance(settings, EdgeSettings) and settings.log.is_recorder:
+        found["log.url"] = sqlite_file(settings.log.url)
+    if isinstance(settings, DeviceSettings):
+        found["outbox.path"] = settings.outbox.path
+    return found
 
 
 def _start(name: str) -> bool:

@@ -94,7 +94,7 @@ def write_unit(tier: Tier, program: list[str], config: Path, private_files: Mapp
 def _credential(setting: str, path: Path) -> str:
     section, _, key = setting.partition(".")
     variable = f"DIMEE_{section}__{key}".upper()
-    return f"LoadCredential={key}:{_escaped(str(path))}\nEnvironment={variable}=%d/{key}\n"
+    return f"LoadCredential={setting}:{_escaped(str(path))}\nEnvironment={variable}=%d/{setting}\n"
 
 
 def _quoted(argument: str) -> str:

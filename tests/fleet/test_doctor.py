@@ -19,6 +19,7 @@ from common.commands.broker_checks import check_peers, judge_delay, largest_acti
 from common.commands.doctor import examine
 from common.commands.finding import Finding
 from common.config.settings import (
+    Channel,
     CloudSettings,
     DeviceSettings,
     EdgeLog,
@@ -27,6 +28,7 @@ from common.config.settings import (
     Model,
     Mqtt,
     Node,
+    Outbox,
 )
 from common.model.bundle import open_bundle
 from common.service.lifecycle import Stopping
@@ -246,6 +248,23 @@ def test_a_folder_that_cannot_take_the_log_is_found(tmp_path: Path) -> None:
 
     assert found.state == "failed"
     assert not (tmp_path / "none").exists()
+
+
+def test_an_outbox_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+    settings = DeviceSettings(node=Node(id="d"), outbox=Outbox(path=str(tmp_path / "none" / "outbox.sqlite")))
+
+    (found,) = machine_checks.check_outbox(settings)
+
+    assert (found.state, list(machine_checks.check_outbox(DeviceSettings(node=Node(id="d"))))) == ("failed", [])
+
+
+def test_a_sealed_channel_without_its_keys_is_found() -> None:
+    settings = CloudSettings(node=Node(id="c"), channel=Channel(name="sealed"))
+
+    (found,) = machine_checks.check_channel(settings, Tier.CLOUD)
+
+    assert found.state == "failed"
+    assert "channel.tier_key_folder is missing" in found.detail
 
 
 def test_a_file_that_is_no_log_is_found(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_install_writes_the_unit_and_hands_secrets_over(tmp_path: Path, dimee: D
 
     unit = (tmp_path / "dimee-cloud.service").read_text(encoding="utf-8")
     assert done.document == {"unit": str(tmp_path / "dimee-cloud.service"), "started": False}
-    assert f"LoadCredential=password_file:{tmp_path / 'password'}\n" in unit
-    assert "Environment=DIMEE_MQTT__PASSWORD_FILE=%d/password_file\n" in unit
+    assert f"LoadCredential=mqtt.password_file:{tmp_path / 'password'}\n" in unit
+    assert "Environment=DIMEE_MQTT__PASSWORD_FILE=%d/mqtt.password_file\n" in unit
     assert f"cloud run --config {config}\n" in unit
     assert "s3cret" not in unit
 
@@ -92,6 +92,7 @@ def test_a_unit_that_was_changed_by_hand_stays_unless_forced(tmp_path: Path, dim
     [
         (Tier.EDGE, ["--data", "DATA"], "may write in /var/lib/dimee-edge only"),
         (Tier.DEVICE, ["--set", "outbox.path=/srv/outbox.sqlite"], "may write in /var/lib/dimee-device only"),
+        (Tier.CLOUD, ["--set", "channel.tier_key_folder=/srv/keys"], "may write in /var/lib/dimee-cloud only"),
         (Tier.CLOUD, ["--username", "u", "--set", 'mqtt.password_file="password"'], "needs an absolute path"),
     ],
 )

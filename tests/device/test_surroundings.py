@@ -21,7 +21,7 @@ def say(site: Any, node: str, *, is_saturated: bool, state: Any = "online") -> N
 def test_an_offload_starts_on_the_device_while_the_edge_is_saturated(
     site: Any,
     is_saturated: bool,
-    first: Tier,  # noqa: FBT001 - a parameter
+    first: Tier,
 ) -> None:
     site.start_recorder()
     site.start_tier(Tier.EDGE, thresholds={2: 0.0})

@@ -203,7 +203,11 @@ from common.store.writer import Committed, RequestLogWriter
 from common.types import Answer, Hop, Reason, Record, Tier
 
 hop = Hop(tier=Tier.DEVICE, node="pi-1", start=0, end=2, queue_ms=0.0, compute_ms=1.0)
-with writable_log(sys.argv[1]) as engine, RequestLogWriter(engine, lambda done: print(*(one.request_id for one in done), flush=True)) as writer:
+
+def tell(done):
+    print(*(one.request_id for one in done), flush=True)
+
+with writable_log(sys.argv[1]) as engine, RequestLogWriter(engine, tell) as writer:
     for number in range(10**9):
         answer = Answer(
             request_id=str(number), device_id="pi-1", model_revision="", reason=Reason.CONFIDENT, label="a",

@@ -203,7 +203,7 @@ def _insert(connection: sa.Connection, statements: dict[str, sa.Insert], rows: l
 @functools.lru_cache(maxsize=8)
 def _compiled(statement: sa.Insert, dialect: sa.Dialect) -> SQLCompiler:
     """Write a statement out once: it takes as long as inserting ten rows."""
-    return statement.compile(dialect=dialect)  # type: ignore[return-value]
+    return statement.compile(dialect=dialect)
 
 
 _INSERT_REQUEST = {

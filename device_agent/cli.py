@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from common.config.load import load
-from common.config.settings import DeviceSettings
+from common.config.settings import DeviceSettings, Metrics
 from common.service.lifecycle import Stopping
 from common.transport.contract import Inbox
 from common.wire.documents import answer_document, encode_document
@@ -72,6 +72,7 @@ def ask(
     """Ask once and explain the answer. Example: dimee device ask "a fine film" --config device.toml."""
     settings = load(DeviceSettings, config)
     node = msgspec.structs.replace(settings.node, id=f"{settings.node.id}-ask")  # beside a running agent
-    with start_agent(msgspec.structs.replace(settings, node=node), Stopping()) as agent:
+    alone = msgspec.structs.replace(settings, node=node, metrics=Metrics())  # the port is the running agent's
+    with start_agent(alone, Stopping()) as agent:
         answer = agent.classify(text, pair)
         typer.echo(encode_document(answer_document(answer)) if as_json else explain(answer))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from common.errors import TransportError
+from common.store.outbox import Promised
 from common.transport.contract import Transport
 from common.wire import codec
 from common.wire.messages import LogRecords, Receipt
@@ -61,11 +62,12 @@ class Journal:
         """Whether a new request would have to be refused."""
         return self._when_full == "refuse" and len(self) >= self._capacity
 
-    def append(self, request_id: str, record: bytes, release: Release) -> None:
+    def append(self, promised: Promised, record: bytes, release: Release) -> None:
         """Keep a record and send it; ``release`` runs when the answer may be let go."""
+        request_id = promised.request_id
         with self._lock:
             self._keeping.add(request_id)
-        self._outbox.finish(request_id, record, release)  # before it leaves: the log must not know more than the device
+        self._outbox.finish(promised, record, release)  # before it leaves: the log must not know more than the device
         with self._lock:
             self._keeping.discard(request_id)
             self._waiting[request_id] = record

@@ -1,7 +1,7 @@
 """Where a device keeps what it has promised: in memory, or on disk for the process that comes after it.
 
-The order that must not be broken (docs/decisions/outbox.md): a request is written before it is worked on, it is on disk
-before its answer is let go, and its record is written before that too.
+The order that must not be broken (docs/decisions/outbox.md): a request is written before it leaves the device, its
+record before its answer is let go. What is written survives a kill; what is synced, a power cut too.
 """
 
 import logging
@@ -18,10 +18,12 @@ from common.store.outbox import Contents, OutboxFile, Promised, outbox_file
 
 _LOGGER = logging.getLogger(__name__)
 _RETRY_S = 0.5
+_LINGER_S = 0.05  # where nobody waits for the sync, so that one does for many, and few disturb a request
 _STOP_LIMIT_S = 5.0
+_FORGET_AT_ONCE = 32
 NOTHING = Contents(unanswered=(), unrecorded=(), recorded=())
 
-Sync = Literal["accepted", "answered"]
+Sync = Literal["written", "accepted", "answered"]
 Release = Callable[[], None]
 
 
@@ -31,14 +33,21 @@ class Outbox(Protocol):
     counters: Counter[str]
     contents: Contents  # what a former process left
 
-    def accept(self, promised: Promised) -> None:
-        """Keep a request.
+    def check(self) -> None:
+        """Say whether a request could be kept.
 
         Raises:
-            OverloadedError: It cannot be kept, so it must not be accepted.
+            OverloadedError: It could not, so it must not be accepted.
         """
 
-    def finish(self, request_id: str, record: bytes, release: Release) -> None:
+    def accept(self, promised: Promised) -> None:
+        """Keep a request that is about to leave the device.
+
+        Raises:
+            OverloadedError: It cannot be kept.
+        """
+
+    def finish(self, promised: Promised, record: bytes, release: Release) -> None:
         """Keep the record in the request's place; ``release`` runs once the answer may be let go."""
 
     def forget(self, request_ids: Sequence[str]) -> None:
@@ -55,10 +64,13 @@ class MemoryOutbox:
         self.counters: Counter[str] = Counter()
         self.contents = NOTHING
 
+    def check(self) -> None:
+        """Find nothing in the way."""
+
     def accept(self, promised: Promised) -> None:
         """Keep nothing: the request lives as long as the process."""
 
-    def finish(self, request_id: str, record: bytes, release: Release) -> None:  # noqa: ARG002 - the seam's signature
+    def finish(self, promised: Promised, record: bytes, release: Release) -> None:  # noqa: ARG002 - the seam's signature
         """Let the answer go at once."""
         release()
 
@@ -88,6 +100,7 @@ class DiskOutbox:
         self._accepted: dict[str, int] = {}  # how far the sync must be for a request's answer to go
         self._held: deque[tuple[int, Release]] = deque()  # answers that wait for the sync
         self._unwritten: deque[Callable[[OutboxFile], None]] = deque()  # statements that the disk refused, oldest first
+        self._forgotten: list[str] = []  # receipted, and not yet written down
         self._trouble = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-sync")
@@ -118,11 +131,15 @@ class DiskOutbox:
             self._file = None
             self._stack.close()
 
+    def check(self) -> None:
+        """Refuse what could not be written down."""
+        if self._trouble:
+            raise OverloadedError(f"new requests cannot be kept: {self._trouble}")
+
     def accept(self, promised: Promised) -> None:
         """Write a request down."""
         with self._lock:
-            if self._trouble:
-                raise OverloadedError(f"new requests cannot be kept: {self._trouble}")
+            self.check()
             try:
                 self._opened().accept(promised)
             except StoreError as exc:
@@ -130,27 +147,37 @@ class DiskOutbox:
                 raise OverloadedError(f"new requests cannot be kept: {exc}") from exc
             self._accepted[promised.request_id] = self._note_written()
 
-    def finish(self, request_id: str, record: bytes, release: Release) -> None:
-        """Write a record down; the answer goes once its request, or with ``answered`` its record, is on disk."""
+    def finish(self, promised: Promised, record: bytes, release: Release) -> None:
+        """Write a record down; the answer goes now, or once its request or its record is on disk, as configured."""
         with self._lock:
-            self._write(lambda file: file.finish(request_id, record))
-            needed = self._accepted.pop(request_id, 0)
-            if self._sync_on == "answered":
-                needed = self._written
+            self._write(lambda file: file.finish(promised, record))
+            needed = self._needed(promised.request_id)
             if needed > self._synced and not self._trouble and not self._stopping.is_set():
                 self._held.append((needed, release))
                 return
         release()
 
     def forget(self, request_ids: Sequence[str]) -> None:
-        """Write down that the recorder has these."""
+        """Write down soon that the recorder has these; one forgotten too late is only sent again, and ignored."""
         with self._lock:
-            self._write(lambda file: file.forget(request_ids))
+            self._forgotten.extend(request_ids)
+            self._has_work.notify()
 
     def refuse(self, request_id: str, reason: str) -> None:
         """Write down that the recorder will not have this."""
         with self._lock:
             self._write(lambda file: file.refuse(request_id, reason))
+
+    def _needed(self, request_id: str) -> int:
+        """Give how far the sync must be for this request's answer to go."""
+        accepted = self._accepted.pop(request_id, self._written)
+        match self._sync_on:
+            case "written":
+                return 0
+            case "accepted":
+                return accepted
+            case "answered":
+                return self._written
 
     def _opened(self) -> OutboxFile:
         if self._file is None:
@@ -194,13 +221,17 @@ class DiskOutbox:
 
     def _wait_for_work(self) -> bool:
         with self._lock:
-            while self._written == self._synced and not self._trouble:
+            while self._written == self._synced and not self._forgotten and not self._trouble:
                 if self._stopping.is_set():
                     return False
                 self._has_work.wait()
             return not (self._stopping.is_set() and self._trouble)
 
     def _sync_once(self) -> None:
+        if self._sync_on == "written":
+            self._stopping.wait(_LINGER_S)
+        while self._forget_some():
+            pass
         with self._lock:
             has_caught_up = self._catch_up()
             file, goal = self._opened(), self._written
@@ -216,6 +247,15 @@ class DiskOutbox:
             return
         self._synced = goal
         self._let_go()
+
+    def _forget_some(self) -> bool:
+        """Write a few receipts down, so few that nobody waits long for the file; say whether there are more."""
+        with self._lock:
+            if self._trouble or not self._forgotten:
+                return False
+            some, self._forgotten = self._forgotten[:_FORGET_AT_ONCE], self._forgotten[_FORGET_AT_ONCE:]
+            self._write(lambda file: file.forget(some))
+            return bool(self._forgotten)
 
     def _catch_up(self) -> bool:
         """Write what the disk refused before; say whether nothing is left."""

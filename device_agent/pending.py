@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common.engine.entrance import Entered
 from common.engine.pipeline import Exited
+from common.store.outbox import Promised
 from common.types import Answer, Hop
 from common.wire.messages import HiddenStates
 
@@ -15,13 +16,10 @@ from common.wire.messages import HiddenStates
 class Pending:
     """An accepted request and what is needed to send it again or to answer it here."""
 
-    request_id: str
+    promised: Promised
     entered: Entered
     accepted_at: float  # monotonic seconds
-    created_at: float  # wall clock, seconds since the epoch
     deadline: float  # monotonic seconds
-    text: str | None  # kept only where the log may have it
-    true_label: str | None
     future: Future[Answer] = field(default_factory=Future)
     local: Exited | None = None  # the device's own exit, where it has run
     hops: tuple[Hop, ...] = ()  # the device's own part
@@ -33,6 +31,17 @@ class Pending:
     is_shadowed: bool = False  # the device's own exit has been asked for
     fallback: str = ""  # why the device's own exit is the answer, once it is
     failure: str = ""  # why the device's own exit cannot answer
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.promised.request_id
+
+    @property
+    def text(self) -> str:
+        """The text, and the second one behind a tab."""
+        pair = self.promised.pair
+        return self.promised.text if pair is None else f"{self.promised.text}\t{pair}"
 
     def __post_init__(self) -> None:
         self.future.set_running_or_notify_cancel()  # what is accepted cannot be cancelled

@@ -115,12 +115,12 @@ class Settler:
         self._meter.answer(answer)
         record = Record(
             answer=answer,
-            created_at=pending.created_at,
+            created_at=pending.promised.created_at,
             text=storable(pending.text) if self._log.keep_text else None,
-            true_label=storable(pending.true_label),
+            true_label=storable(pending.promised.true_label),
         )
         payload = codec.encode(LogRecord(record=record))
-        self._journal.append(pending.request_id, payload, lambda: pending.future.set_result(answer))
+        self._journal.append(pending.promised, payload, lambda: pending.future.set_result(answer))
 
     def settle_here(self, pending: Pending, detail: str) -> None:
         """Answer with the device's own exit, as the device's layers have already run or failed."""

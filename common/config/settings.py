@@ -79,7 +79,7 @@ class Outbox(Section, frozen=True, kw_only=True):
     """Where a device keeps what it has promised."""
 
     path: str | None = None  # SQLite file; in memory, and lost with the process, otherwise
-    sync: Literal["accepted", "answered"] = "accepted"  # what is on disk, safe from a power cut, before an answer goes
+    sync: Literal["written", "accepted", "answered"] = "written"  # what an answer waits for, docs/reliability.md
     max_remembered: AtLeastOne = 4096  # answered inputs whose id may come again
 
 

@@ -7,9 +7,10 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import sqlalchemy as sa
@@ -36,7 +37,7 @@ CREATE TABLE request (
     record      BLOB,              -- what the recorder is to get; null until it is answered
     is_recorded INTEGER NOT NULL DEFAULT 0,  -- receipted or refused; kept for its input_id
     refusal     TEXT               -- why the recorder does not want it
-) STRICT
+) STRICT, WITHOUT ROWID
 """
 
 
@@ -76,6 +77,7 @@ class OutboxFile:
         self._path = path
         self._max_remembered = max_remembered
         self._forgotten = 0  # since the last pruning
+        self._driver: sqlite3.Connection = connection.connection.dbapi_connection  # type: ignore[assignment]
         self._log = os.open(f"{path}-wal", os.O_RDONLY)  # carries no locks, so opening it loses none
 
     def close(self) -> None:
@@ -83,26 +85,26 @@ class OutboxFile:
         os.close(self._log)
 
     def accept(self, promised: Promised) -> None:
-        """Keep an accepted request."""
-        self._do(_ACCEPT, [msgspec.structs.astuple(promised)])
+        """Keep an accepted request; one that a former process left is there already."""
+        self._do_one(_ACCEPT, msgspec.structs.astuple(promised))
 
-    def finish(self, request_id: str, record: bytes) -> None:
-        """Put the record of an answered request in the request's place."""
-        self._do(_FINISH, [(record, request_id)])
+    def finish(self, promised: Promised, record: bytes) -> None:
+        """Keep the record of an answered request, in the request's place if that was kept."""
+        row = (promised.request_id, promised.input_id, promised.created_at, promised.deadline, record)
+        self._do_one(_FINISH, row)
 
     def forget(self, request_ids: Sequence[str]) -> None:
         """Drop what the recorder has; what an application may ask for again is kept, up to the bound."""
         rows = [(request_id,) for request_id in request_ids]
-        self._do("UPDATE request SET is_recorded = 1 WHERE request_id = ? AND input_id IS NOT NULL", rows)
-        self._do("DELETE FROM request WHERE request_id = ? AND input_id IS NULL", rows)
+        self._do_many(_REMEMBER, _FORGET, rows)
         self._forgotten += len(rows)
         if self._forgotten >= _PRUNE_EVERY:
             self._forgotten = 0
-            self._do(_PRUNE, [(self._max_remembered,)])
+            self._do_one(_PRUNE, (self._max_remembered,))
 
     def refuse(self, request_id: str, reason: str) -> None:
         """Keep a record that the recorder will not take, aside and with the reason."""
-        self._do("UPDATE request SET is_recorded = 1, refusal = ? WHERE request_id = ?", [(reason, request_id)])
+        self._do_one("UPDATE request SET is_recorded = 1, refusal = ? WHERE request_id = ?", (reason, request_id))
 
     def load(self) -> Contents:
         """Read what waits."""
@@ -127,24 +129,40 @@ class OutboxFile:
         except OSError as exc:
             raise StoreError(f"{self._path}: cannot be synced to disk: {exc}") from exc
 
-    def _do(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    def _do_one(self, statement: str, row: tuple[object, ...]) -> None:
+        """Run a statement that is its own transaction; past SQLAlchemy, whose care costs more than SQLite's insert."""
+        try:
+            self._driver.execute(statement, row)
+        except sqlite3.Error as exc:
+            self._fail(exc)
+
+    def _do_many(self, first: str, second: str, rows: list[tuple[str]]) -> None:
+        try:
+            self._driver.execute("BEGIN")
+            self._driver.executemany(first, rows)
+            self._driver.executemany(second, rows)
+            self._driver.execute("COMMIT")
+        except sqlite3.Error as exc:
+            if self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
+            self._fail(exc)
+
+    def _fail(self, exc: sqlite3.Error) -> NoReturn:
         with storing(self._connection.engine):
-            self._connection.exec_driver_sql("BEGIN")
-            try:
-                for row in rows:
-                    self._connection.exec_driver_sql(statement, row)
-                self._connection.exec_driver_sql("COMMIT")
-            except sa.exc.DBAPIError:
-                if self._connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
-                    self._connection.exec_driver_sql("ROLLBACK")
-                raise
+            raise sa.exc.DBAPIError(None, None, exc) from exc
+        raise AssertionError("storing raises")
 
 
+_REMEMBER = "UPDATE request SET is_recorded = 1 WHERE request_id = ? AND input_id IS NOT NULL"
+_FORGET = "DELETE FROM request WHERE request_id = ? AND input_id IS NULL"
 _ACCEPT = (
-    "INSERT INTO request (request_id, input_id, created_at, deadline, text, pair, true_label) "
+    "INSERT OR IGNORE INTO request (request_id, input_id, created_at, deadline, text, pair, true_label) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_FINISH = "UPDATE request SET record = ?, text = NULL, pair = NULL WHERE request_id = ?"
+_FINISH = (
+    "INSERT INTO request (request_id, input_id, created_at, deadline, record) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (request_id) DO UPDATE SET record = excluded.record, text = NULL, pair = NULL"
+)
 _PRUNE = (
     "DELETE FROM request WHERE is_recorded = 1 AND request_id <= "
     "(SELECT request_id FROM request WHERE is_recorded = 1 ORDER BY request_id DESC LIMIT 1 OFFSET ?)"
@@ -234,7 +252,7 @@ def _prepare(connection: sa.Connection, path: Path) -> None:
     run("BEGIN IMMEDIATE")
     if version == 0:
         run(_SCHEMA)
-        run("CREATE INDEX request_recorded ON request (is_recorded, request_id)")
+        run("CREATE INDEX request_recorded ON request (request_id) WHERE is_recorded = 1")
     run(f"PRAGMA user_version = {_VERSION}")
     run("COMMIT")
 

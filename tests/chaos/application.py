@@ -96,7 +96,7 @@ class Application:
             self._ask_again(now)
 
     def _ask_one(self, now: float) -> bool:
-        device = min(self._open, key=lambda name: len(self._open[name]))
+        device = min(self._open, key=lambda name: (len(self._open[name]), self._random.random()))
         if len(self._open[device]) >= self._most:
             return False
         number = len(self.questions)

@@ -15,8 +15,6 @@ from pathlib import Path
 from tests.chaos.processes import Fleet
 from tests.chaos.stranger import Stranger
 
-_TIERS = ("edge", "cloud")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -26,7 +24,6 @@ class Fault:
     begin: Callable[[], None]
     end: Callable[[], None]
     restarted: str = ""  # the process that comes back at the end
-    tiers: tuple[str, ...] = _TIERS  # one of which must answer again
 
 
 class Faults:
@@ -80,8 +77,7 @@ class Faults:
             process.start()
             self._fleet.down.discard(name)
 
-        tiers = ("cloud",) if name == "cloud1" else _TIERS
-        return Fault(name=kind, begin=begin, end=end, restarted=name, tiers=tiers)
+        return Fault(name=kind, begin=begin, end=end, restarted=name)
 
     def _pause(self, name: str) -> Fault:
         def send(number: signal.Signals) -> None:

@@ -57,10 +57,9 @@ class Nemesis:
 
     def _wait_recovered(self, faults: list[Fault], ended_at: float) -> None:
         name = "+".join(sorted(fault.name for fault in faults))
-        tiers = ("cloud",) if any(fault.tiers == ("cloud",) for fault in faults) else faults[0].tiers
         until = time.monotonic() + _RECOVERY_LIMIT_S
         while time.monotonic() < until:
-            first = [self._first_full(device, tiers, ended_at) for device in self._fleet.devices]
+            first = [self._first_full(device, ended_at) for device in self._fleet.devices]
             if all(first):
                 recovered_at = max(filter(None, first))
                 self.recoveries.setdefault(name if len(faults) == 1 else "two at once", []).append(
@@ -73,7 +72,8 @@ class Nemesis:
             time.sleep(0.02)
         self.unrecovered.append(name)
 
-    def _first_full(self, device: str, tiers: tuple[str, ...], after: float) -> float | None:
+    def _first_full(self, device: str, after: float) -> float | None:
+        tiers = ("cloud",) if self._fleet.needs_cloud(device) else ("edge", "cloud")
         times = [self._application.full_at.get((device, tier), 0.0) for tier in tiers]
         return min((at for at in times if at > after), default=None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import OverloadedError, StoreError
+from common.errors import InputError, OverloadedError, StoreError
 from common.store.outbox import OutboxFile, Promised, outbox_file
 from common.types import Reason, Tier
 from device_agent.outbox import DiskOutbox
@@ -35,7 +35,7 @@ def test_an_answer_waits_until_its_request_is_on_disk(outbox: DiskOutbox, monkey
     monkeypatch.setattr(OutboxFile, "sync", lambda file: (may_sync.wait(LIMIT_S), sync(file)))
 
     outbox.accept(promised("a"))
-    outbox.finish("a", b"record", is_released.set)
+    outbox.finish(promised("a"), b"record", is_released.set)
     was_held = not is_released.is_set()
     may_sync.set()
 
@@ -53,7 +53,7 @@ def test_while_the_disk_is_full_new_requests_are_refused_and_accepted_ones_are_a
     outbox.accept(promised("a"))
     monkeypatch.setattr(OutboxFile, "accept", full)
     monkeypatch.setattr(OutboxFile, "finish", full)
-    outbox.finish("a", b"record", released[0].set)
+    outbox.finish(promised("a"), b"record", released[0].set)
     with caplog.at_level(logging.WARNING), pytest.raises(OverloadedError, match="free some space"):
         outbox.accept(promised("b"))
     assert released[0].wait(LIMIT_S)
@@ -62,7 +62,7 @@ def test_while_the_disk_is_full_new_requests_are_refused_and_accepted_ones_are_a
     monkeypatch.setattr(OutboxFile, "accept", accept)
     monkeypatch.setattr(OutboxFile, "finish", finish)
     _accept_soon(outbox, promised("c"))
-    outbox.finish("c", b"later", released[1].set)
+    outbox.finish(promised("c"), b"later", released[1].set)
     assert released[1].wait(LIMIT_S)
     outbox.__exit__(None, None, None)
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as file:
@@ -136,3 +136,14 @@ def test_at_the_cap_the_oldest_record_is_dropped_where_the_policy_says_so(site: 
     assert agent.counters["dropped_records"] == 3
     assert agent.wait_recorded(LIMIT_S) == 0
     assert [record.answer.request_id for record in site.records] == [answer.request_id for answer in answers[3:]]
+
+
+def test_a_text_that_cannot_be_classified_leaves_nothing_behind(site: Any, tmp_path: Path) -> None:
+    agent = site.start_device(policy="device-only", outbox=tmp_path / "outbox.sqlite")
+
+    with pytest.raises(InputError):
+        agent.submit("  ", input_id="empty")
+
+    agent.__exit__(None, None, None)
+    with outbox_file(tmp_path / "outbox.sqlite", max_remembered=1) as file:
+        assert file.load().unanswered == ()

@@ -23,8 +23,8 @@ def test_what_is_kept_is_found_again_in_order_of_deadline(tmp_path: Path) -> Non
     with outbox_file(path, max_remembered=10) as outbox:
         for number in range(4):
             outbox.accept(promised(number))
-        outbox.finish("r001", b"record 1")
-        outbox.finish("r003", b"record 3")
+        outbox.finish(promised(1), b"record 1")
+        outbox.finish(promised(3), b"record 3")
         outbox.sync()
 
     with outbox_file(path, max_remembered=10) as outbox:
@@ -41,7 +41,7 @@ def test_what_is_kept_is_found_again_in_order_of_deadline(tmp_path: Path) -> Non
 def test_a_text_is_gone_from_its_row_once_it_is_answered(tmp_path: Path) -> None:
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
         outbox.accept(promised(1))
-        outbox.finish("r001", b"record")
+        outbox.finish(promised(1), b"record")
 
         assert outbox._connection.exec_driver_sql("SELECT text FROM request").scalar() is None
 
@@ -50,7 +50,7 @@ def test_only_inputs_with_an_id_are_remembered_and_no_more_than_the_bound(tmp_pa
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
         for number in range(600):
             outbox.accept(promised(number, input_id=f"i{number}" if number % 2 else None))
-            outbox.finish(f"r{number:03}", b"record")
+            outbox.finish(promised(number), b"record")
             outbox.forget([f"r{number:03}"])
         contents = outbox.load()
 
@@ -62,7 +62,7 @@ def test_only_inputs_with_an_id_are_remembered_and_no_more_than_the_bound(tmp_pa
 def test_a_refused_record_is_set_aside(tmp_path: Path) -> None:
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
         outbox.accept(promised(1))
-        outbox.finish("r001", b"record")
+        outbox.finish(promised(1), b"record")
         outbox.refuse("r001", "no such column")
 
         assert outbox.load().unrecorded == ()

@@ -268,12 +268,17 @@ def _receive(probe: Probe, is_wanted: Callable[[Delivery], bool], limit_s: float
 
 def check_peers(tier: Tier, peers: list[NodeStatus], revision: str | None) -> Iterator[Finding]:
     """Judge the retained statuses of all other nodes."""
-    for status in sorted(peers, key=lambda status: (TIERS.index(status.tier), status.node)):
+    for status in sorted(filter(_is_lasting, peers), key=lambda status: (TIERS.index(status.tier), status.node)):
         yield _check_peer(status, revision)
     for needed in _NEEDED[tier]:
         if not any(_is_online(status, needed) for status in peers):
             remedy = f"start one with 'dimee {needed} run'; until then this {tier} answers what it can alone"
             yield failed("peers", f"no {needed} is online at this site", remedy)
+
+
+def _is_lasting(status: NodeStatus) -> bool:
+    """Tell a node from a single question, which stops as soon as it is answered."""
+    return not (status.node.endswith("-ask") and status.state == "stopped")
 
 
 _NEEDED = {Tier.DEVICE: (Tier.EDGE, Tier.CLOUD), Tier.EDGE: (Tier.CLOUD,), Tier.CLOUD: ()}
@@ -283,7 +288,8 @@ def _check_peer(status: NodeStatus, revision: str | None) -> Finding:
     check, name = "peer", f"{status.tier} {status.node!r}"
     match status.state:
         case "offline":
-            remedy = "look at its power, network and log; a node that is gone for good: clear its retained status"
+            topic = f"dimee/v1/SITE/status/{status.tier}/{status.node}"
+            remedy = f"look at its power, network and log; if it is gone for good: mosquitto_pub -r -n -t {topic}"
             return failed(check, f"{name} vanished without a word", remedy)
         case "stopped":
             return warning(check, f"{name} was stopped", f"start it again, if it should run: dimee {status.tier} run")

@@ -214,6 +214,7 @@ def test_peers_are_judged_by_state_and_revision() -> None:
         status("online", Tier.EDGE, "edge-2", "other"),
         status("stopped", Tier.CLOUD, "cloud-1"),
         status("offline", Tier.DEVICE, "pi-2", ""),
+        status("stopped", Tier.DEVICE, "pi-1-ask"),
     ]
 
     found = {finding.detail: finding.state for finding in check_peers(Tier.DEVICE, peers, "abc")}

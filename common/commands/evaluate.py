@@ -35,6 +35,7 @@ def evaluate(
     policy: Annotated[list[str] | None, typer.Option(help="A policy by name, or all; may be repeated.")] = None,
     cost: Annotated[str, typer.Option(help="paper, measured (from --log), or a TOML or JSON file.")] = PAPER,
     log: Annotated[str, typer.Option(help="The log that --cost measured reads.")] = "sqlite:///dimee-log.sqlite",
+    codec: Annotated[str, typer.Option(help="How hidden states travel: float32, float16 or int8.")] = "int8",
     metric: Annotated[str | None, typer.Option(help="accuracy or matthews; the bundle's own by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="onnxruntime threads.")] = 1,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Report on data the bundle learned from.")] = False,
@@ -45,11 +46,11 @@ def evaluate(
     opened = open_bundle(bundle)
     source = check_unseen(opened, data, allow_seen=allow_seen)
     setting = Setting(
-        depths=opened.manifest.depths, cost=cost_model(cost, log), metric=chosen_metric(opened, metric), codec="int8"
+        depths=opened.manifest.depths, cost=cost_model(cost, log), metric=chosen_metric(opened, metric), codec=codec
     )
     table = routing_table(opened)
     calibration = read_calibration(opened) if CALIBRATION_FILE in opened.manifest.files else None
-    trace = trace_file(opened, data, threads=threads, progress=progress("running all exits"))
+    trace = trace_file(opened, data, codec=codec, threads=threads, progress=progress("running all exits"))
     found = compare(trace, table, setting, names=policy or [ALL], calibration=calibration)
     if report is not None:
         _write_report(report, found, trace, opened, source)

@@ -50,7 +50,9 @@ def seen_hashes(bundle: Bundle) -> set[str]:
     )
 
 
-def trace_file(bundle: Bundle, path: Path, *, threads: int = 1, progress: Progress | None = None) -> Trace:
+def trace_file(
+    bundle: Bundle, path: Path, *, codec: str = "int8", threads: int = 1, progress: Progress | None = None
+) -> Trace:
     """Run a bundle on a labelled file.
 
     Raises:
@@ -66,7 +68,7 @@ def trace_file(bundle: Bundle, path: Path, *, threads: int = 1, progress: Progre
     labels = [manifest.labels.index(manifest.label_named(label)) for label in examples.labels]
     pairs = examples.pairs or (None,) * len(examples)
     texts = list(zip(examples.texts, pairs, strict=True))
-    return trace_texts(bundle, texts, labels, threads=threads, progress=progress)
+    return trace_texts(bundle, texts, labels, codec_name=codec, threads=threads, progress=progress)
 
 
 def _hashes(record: Any) -> set[str]:

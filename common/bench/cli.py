@@ -9,14 +9,17 @@ import typer
 
 from common.bench.field import RIVALS, Ground
 from common.bench.machine import this_machine
+from common.bench.machine_profile import as_toml, measure_machine, tier_profile
 from common.bench.measure import Progress
 from common.bench.report import Context, print_document
 from common.bench.suite import FULL, QUICK, Suite
-from common.cli.output import print_json
+from common.cli.output import print_json, print_table
 from common.commands.demo_inputs import read_inputs
 from common.engine.choice import DEFAULT, routing_table
 from common.errors import ConfigError
+from common.evaluation.profile import read_profile
 from common.model.bundle import SHIPPED, Bundle, open_bundle
+from common.types import Tier
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Measure this machine and the pipeline.")
 
@@ -56,6 +59,44 @@ def bench(
         print_json(document)
     else:
         print_document(document)
+
+
+@app.command()
+def profile(
+    *,
+    bundles: Annotated[
+        list[str] | None, typer.Option("--bundle", help="May be repeated, e.g. int8 and float32.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="The usual length.")] = 24,
+    broker: Annotated[str, typer.Option(help="embedded, mosquitto, or HOST:PORT.")] = "embedded",
+    out: Annotated[Path | None, typer.Option(help="Write a profile for 'dimee plan' here (TOML).")] = None,
+    tier: Annotated[Tier | None, typer.Option(help="Change only this tier of an existing --out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure this machine for the planner. Example: dimee bench profile --out tiers.toml."""
+    opened = [open_bundle(location) for location in bundles or [SHIPPED]]
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: its directory does not exist")
+    known = read_profile(out) if out is not None and tier is not None and out.exists() else None
+    found = measure_machine(opened, broker=broker, usual_tokens=tokens, progress=_progress(is_shown=not as_json))
+    if out is not None:
+        out.write_text(as_toml(tier_profile(found, tier, known)), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    columns = ("segment", "precision", "threads", "tokens", "ms per layer", "p90")
+    rows = [
+        (each.segment, each.precision, each.threads, each.tokens, f"{each.layer_ms:.3f}", f"{each.layer_ms_p90:.3f}")
+        for each in found.segments
+    ]
+    print_table("layers", columns, rows)
+    codecs = [(each.codec, each.tokens, each.num_bytes, f"{each.round_trip_ms:.3f}") for each in found.codecs]
+    print_table("codecs, there and back", ("codec", "tokens", "bytes", "ms"), codecs)
+    best = found.fastest
+    typer.echo(f"broker, there and back: {found.broker_round_trip_ms:.2f} ms ({broker})")
+    typer.echo(
+        f"fastest at {tokens} tokens: {best.precision} with {best.threads} threads, {best.layer_ms:.3f} ms a layer"
+    )
 
 
 def _named(rivals: str) -> tuple[str, ...]:

@@ -162,18 +162,16 @@ def _enter(opened: Field, name: str, tiers: Fleet | None, http_port: int) -> Non
     copies = 1 if name in _SERVED else num_cores()
     near = opened.links.get("lan") if name == "dimee" else None
     near_port = 0 if near is None else near.hear(Shaped).port
+    is_device = tiers is not None and name in _TIERED
+    drivers: list[Process] = []
+    ready: list[Ready] = []
     try:
-        drivers = [
-            Process(
-                part,
-                opened.directory,
-                opened.stack,
-                environment=_device(opened, tiers, f"{name}-{place}", near_port) if tiers and name in _TIERED else {},
-                command=command,
-            )
-            for place in range(copies)
-        ]
-        ready = [driver.hear(Ready) for driver in drivers]
+        for place in range(copies):
+            environment = _device(opened, tiers, f"{name}-{place}", near_port) if tiers and is_device else {}
+            drivers.append(Process(part, opened.directory, opened.stack, environment=environment, command=command))
+            if is_device:
+                ready.append(drivers[-1].hear(Ready))  # one by one: the time to the first answer counts
+        ready += [driver.hear(Ready) for driver in drivers[len(ready) :]]
     except CrashError as exc:
         if name == "dimee":
             raise

@@ -27,6 +27,7 @@ class Pending:
     message: HiddenStates | None = None  # what left, or will leave, for another tier
     attempts: int = 0
     sent_bytes: int = 0
+    sent_at: float = 0.0  # monotonic seconds, of the last attempt
     retry_at: float = 0.0  # monotonic seconds
     is_shadowed: bool = False  # the device's own exit has been asked for
     fallback: str = ""  # why the device's own exit is the answer, once it is

@@ -14,6 +14,7 @@ import msgspec
 from common.config.settings import DeviceLimits, DeviceLog
 from common.engine.pipeline import Exited
 from common.errors import CrashError, TransportError, WireError
+from common.routing.selection import Profile
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Answer, Reason, Record
@@ -60,6 +61,7 @@ class Settler:
         self._pending = PendingRequests()
         self._shadow = Shadow(run_here, self._shadowed)
         self._crash: CrashError | None = None
+        self._network = Profile()  # of both ways and the broker, as round trips tell
         self._thread = threading.Thread(target=self._run, name="settler")
 
     def __enter__(self) -> Self:
@@ -184,7 +186,15 @@ class Settler:
             self._fall_back(pending, f"outcome refused: {exc}")
             return
         if self._pending.take(outcome.request_id):
+            self._measure(pending, outcome)
             self.settle(pending, answer)
+
+    def _measure(self, pending: Pending, outcome: Outcome) -> None:
+        """Learn how long the network takes: the round trip less what the tiers say they took of it."""
+        if pending.attempts == 1:
+            away = outcome.hops[len(pending.message.hops) if pending.message else 0 :]
+            spent_ms = sum(hop.queue_ms + hop.compute_ms for hop in away)
+            self._network = self._network.updated(max(0.0, (time.monotonic() - pending.sent_at) * 1000 - spent_ms))
 
     def _refused(self, failure: Failure) -> None:
         detail = f"{failure.node}: {failure.code}: {failure.detail}"
@@ -245,8 +255,10 @@ class Settler:
     def _send(self, pending: Pending) -> None:
         if pending.message is None:
             raise AssertionError("only what is to leave is dispatched")
-        left_s = max(0.0, pending.deadline - time.monotonic())
-        message = msgspec.structs.replace(pending.message, budget_ms=left_s * 1000, attempt=pending.attempts)
+        pending.sent_at = time.monotonic()
+        left_s = max(0.0, pending.deadline - pending.sent_at)
+        for_tiers_ms = max(0.0, left_s * 1000 - self._network.bound_ms())  # both ways are the device's to count
+        message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_ms, attempt=pending.attempts)
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)
         try:

@@ -1,6 +1,7 @@
 """What waits for a worker, and in which order it is taken; used by one thread."""
 
 import logging
+import math
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from common.transport.contract import Delivery
 from common.wire.codec import Peek, peek
 
 _LOGGER = logging.getLogger(__name__)
-_SATURATED_SHARE = 0.5  # of the bound; below half of this the tier is at ease again
+_SATURATED_SHARE = 0.5  # of the bound
+_CALM_S = 1.0  # without haste, and the tier is at ease again
 
 
 class Backlog(Protocol):
@@ -20,6 +22,7 @@ class Backlog(Protocol):
     counters: Counter[str]
     max_waiting: int
     on_saturation: Callable[[], None]  # called when saturation begins and when it ends
+    expected_ms: float  # how long what is taken will be worked on
 
     def __len__(self) -> int:
         """How many wait."""
@@ -39,6 +42,7 @@ class InOrder:
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
         self.on_saturation = _tell_nobody
+        self.expected_ms = 0.0
         self._waiting: deque[Delivery] = deque()
 
     def __len__(self) -> int:
@@ -62,8 +66,9 @@ class _Waiting:
     delivery: Delivery
     peek: Peek
 
-    def is_late(self, now: float) -> bool:
-        return bool(self.peek.device_id) and (now - self.delivery.received_at) * 1000 >= self.peek.budget_ms
+    def is_late(self, then: float) -> bool:
+        """Whether its budget will have run out at ``then`` (monotonic seconds)."""
+        return bool(self.peek.device_id) and (then - self.delivery.received_at) * 1000 >= self.peek.budget_ms
 
 
 class FairByDevice:
@@ -77,8 +82,10 @@ class FairByDevice:
         self.max_waiting = max_waiting
         self.is_saturated = False
         self.on_saturation = _tell_nobody
+        self.expected_ms = 0.0
         self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # by device, the one whose turn it is first
         self._count = 0
+        self._hurried_at = -math.inf  # when a device was last served newest first, or too much waited
 
     def __len__(self) -> int:
         return self._count
@@ -90,25 +97,41 @@ class FairByDevice:
         self._count += 1
         if self._count > self.max_waiting:
             self._shed()
-        self._feel()
+        self._feel(time.monotonic())
 
     def take(self, most: int) -> list[Delivery]:
-        """Give the next of each device in turn; what has become late is dropped on the way."""
+        """Give the next of each device in turn; what would come too late is dropped on the way.
+
+        Oldest first, until a device's oldest has waited for half of its budget: from then on newest first, for in order
+        all would be answered a moment too late (adaptive LIFO; Maurer, "Fail at Scale", ACM Queue 13(8), 2015).
+        """
         taken: list[Delivery] = []
         now = time.monotonic()
         while self._count and len(taken) < most:
             device, lane = next(iter(self._lanes.items()))
-            one = lane.popleft()
-            self._count -= 1
+            self._drop_late(lane, now + self.expected_ms / 1000)
+            if lane:
+                taken.append(self._choose(lane, now).delivery)
+                self._count -= 1
             self._lanes.move_to_end(device)
             if not lane:
                 del self._lanes[device]
-            if one.is_late(now):
-                self.counters["shed_late"] += 1
-            else:
-                taken.append(one.delivery)
-        self._feel()
+        self._feel(now)
         return taken
+
+    def _drop_late(self, lane: deque[_Waiting], done_at: float) -> None:
+        while lane and lane[0].is_late(done_at):
+            lane.popleft()
+            self._count -= 1
+            self.counters["shed_late"] += 1
+
+    def _choose(self, lane: deque[_Waiting], now: float) -> _Waiting:
+        oldest = lane[0]
+        waited_ms = (now - oldest.delivery.received_at) * 1000
+        if not oldest.peek.device_id or waited_ms < oldest.peek.budget_ms / 2:
+            return lane.popleft()
+        self._hurried_at = now
+        return lane.pop()
 
     def _shed(self) -> None:
         device, lane = max(self._lanes.items(), key=lambda item: len(item[1]))
@@ -127,9 +150,12 @@ class FairByDevice:
         if count.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...: a flood must not flood the log
             _LOGGER.warning("%d requests wait; shed one of %s: %s (%d so far)", self.max_waiting, device, reason, count)
 
-    def _feel(self) -> None:
-        limit = self.max_waiting * _SATURATED_SHARE * (0.5 if self.is_saturated else 1.0)
-        if (self._count >= limit) != self.is_saturated:
-            self.is_saturated = not self.is_saturated
-            self.counters["saturated"] = int(self.is_saturated)
+    def _feel(self, now: float) -> None:
+        is_crowded = self._count >= self.max_waiting * _SATURATED_SHARE
+        is_saturated = is_crowded or now - self._hurried_at < _CALM_S
+        if is_crowded:
+            self._hurried_at = now
+        if is_saturated != self.is_saturated:
+            self.is_saturated = is_saturated
+            self.counters["saturated"] = int(is_saturated)
             self.on_saturation()

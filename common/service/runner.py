@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from common.errors import CrashError
+from common.routing.selection import Profile
 from common.service.backlog import Backlog, InOrder
 from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
@@ -44,8 +45,9 @@ class Runner:
         self._handler = handler
         self._stopping = stopping
         self._max_batch = max_batch
-        self._backlog: Backlog = backlog or InOrder()
+        self._backlog: Backlog = InOrder() if backlog is None else backlog  # an empty backlog is false
         self._busy_since: float | None = None  # time.monotonic()
+        self._profile = Profile()  # of handling a batch
         self._thread = threading.Thread(target=self._run, name=name)
 
     def __enter__(self) -> Self:
@@ -90,9 +92,11 @@ class Runner:
     def _run(self) -> None:
         try:
             while (deliveries := self._next_batch()) is not None:
-                self._busy_since = time.monotonic()
+                started = self._busy_since = time.monotonic()
                 self._handler.handle(deliveries)
                 self._busy_since = None
+                self._profile = self._profile.updated((time.monotonic() - started) * 1000)
+                self._backlog.expected_ms = self._profile.bound_ms()
         except Exception as exc:
             _LOGGER.exception("the %s thread died; this process stops", self._thread.name)
             self._stopping(CrashError(f"the {self._thread.name} thread died: {exc}"))

@@ -67,17 +67,27 @@ def test_what_became_late_in_the_backlog_is_not_given_out() -> None:
     assert backlog.counters["shed_late"] == 1
 
 
-def test_saturation_is_told_when_it_begins_and_when_it_ends() -> None:
+def test_saturation_is_told_when_it_begins_and_when_it_has_been_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
     backlog = FairByDevice(8)
     backlog.on_saturation = lambda: told.append(backlog.is_saturated)
     for number in range(6):
         backlog.add(request("a", number))
 
-    backlog.take(3)
+    backlog.take(5)
     assert told == [True]
-    backlog.take(2)
+    monkeypatch.setattr("common.service.backlog._CALM_S", 0.0)
+    backlog.take(1)
     assert told == [True, False]
+
+
+def test_newest_first_once_the_oldest_has_waited_for_half_of_its_budget() -> None:
+    old, older = request("a", 1, budget_ms=1000.0, waited_s=0.6), request("a", 0, budget_ms=1000.0, waited_s=2.0)
+    backlog = filled(10, older, old, request("a", 2), request("a", 3))
+
+    assert names(backlog.take(2)) == ["a-3", "a-2"]
+    assert backlog.counters["shed_late"] == 1
+    assert backlog.is_saturated
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class SealedDevice:
     def over(self, transport: Transport) -> Transport:
         """Seal all that the device publishes."""
         self._sender.listen(transport, self._topics)
-        return SealedTransport(transport, self._seal, self._counts)
+        return SealedTransport(transport, self._topics, self._seal, self._counts)
 
     def inbox(self, max_deliveries: int) -> Inbox:
         """Open what comes as it is taken out."""
@@ -76,7 +76,7 @@ class SealedTier:
         """Seal all that the tier publishes."""
         if self._sender is not None:
             self._sender.listen(transport, self._topics)
-        return SealedTransport(transport, self._seal, self._counts)
+        return SealedTransport(transport, self._topics, self._seal, self._counts)
 
     def inbox(self, max_deliveries: int) -> Inbox:
         """Open what comes as it is taken out."""
@@ -102,8 +102,9 @@ class SealedTier:
 class SealedTransport:
     """A transport that seals what it publishes; statuses go by the transport's own presence, in plain."""
 
-    def __init__(self, inner: Transport, seal: _Seal, counts: Counter[str]) -> None:
+    def __init__(self, inner: Transport, topics: Topics, seal: _Seal, counts: Counter[str]) -> None:
         self._inner = inner
+        self._statuses = topics.status("", "").rstrip("/")
         self._seal = seal
         self._counts = counts
 
@@ -113,8 +114,8 @@ class SealedTransport:
         return self._inner.is_connected
 
     def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
-        """Bring sealed messages in; a topic whose consumer cannot open them would be plain, and is left out."""
-        if not isinstance(inbox, SealedInbox):
+        """Bring sealed messages and statuses in; whatever else would come in plain is left out."""
+        if not isinstance(inbox, SealedInbox) and not topic.startswith(f"{self._statuses}/"):
             _LOGGER.warning("%s is not subscribed: what comes there would be plain, and the channel is sealed", topic)
             return
         self._inner.subscribe(topic, inbox, group=group)

@@ -284,6 +284,15 @@ def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site
     assert len(inbox) == 0
 
 
+def test_statuses_are_heard_in_plain(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE)
+    agent, inbox = sealed_site.start_device(), Inbox(10)
+
+    agent.transport.subscribe(TOPICS.status("+", "+"), inbox)
+
+    assert inbox.get(5.0) is not None
+
+
 def test_a_sealed_node_must_be_its_certificates_name(sealed_site: SealedSite) -> None:
     settings = DeviceSettings(node=Node(id="pi-2"), channel=sealed_site.channel("pi-1", Tier.DEVICE))
 

@@ -1,0 +1,103 @@
+"""Everything switched on, as processes on a real Mosquitto: TLS, access list, sealed channel and a signed bundle."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common.certificates import files, releases
+from common.transport.contract import Inbox
+from common.types import Tier
+from common.wire.documents import decode_status
+
+pytestmark = [pytest.mark.broker, pytest.mark.e2e]
+TEXTS = [f"{word} film with a bright scene and the music" for word in ("fine", "dull", "warm", "cold", "empty")] * 4
+LIMIT_S = 60.0
+
+
+@pytest.fixture
+def model(tiny_bundle: Path, tmp_path: Path) -> dict[str, str]:
+    """Settings that lead to a signed copy of the tiny bundle and believe nothing else."""
+    key = Ed25519PrivateKey.generate()
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    releases.sign(bundle, "tiny", 1, key)
+    files.write_public(tmp_path / "release.pub", files.public_pem(key.public_key()))
+    return {"DIMEE_MODEL__BUNDLE": str(bundle), "DIMEE_MODEL__TRUSTED_KEY_FILE": str(tmp_path / "release.pub")}
+
+
+@pytest.mark.parametrize(("policy", "tier"), [("edge-only", "edge"), ("cloud-only", "cloud")])
+def test_every_request_is_answered_and_the_broker_sees_nothing(
+    site: Any, model: dict[str, str], tmp_path: Path, policy: str, tier: str
+) -> None:
+    model |= {"DIMEE_ROUTING__POLICY": policy}
+    for worker in (Tier.EDGE, Tier.CLOUD):
+        site.authority.rotate_seal(worker)
+    overseer, seen, statuses = site.transport("overseer"), Inbox(10_000), Inbox(1000)
+    overseer.subscribe("#", seen)
+    overseer.subscribe("dimee/v1/home/status/+/+", statuses)
+
+    with ExitStack() as stack:
+        stack.enter_context(overseer)
+        assert overseer.wait_connected(LIMIT_S)
+        for worker in (Tier.EDGE, Tier.CLOUD):
+            process = start(site, model, tmp_path, worker, worker, "run")
+            stack.callback(process.wait, LIMIT_S)
+            stack.callback(process.terminate)
+        wait_online(statuses, {"edge-1", "cloud-1"})
+        device = start(site, model, tmp_path, Tier.DEVICE, "device", "run", "--stdin")
+        said, _ = device.communicate("\n".join(TEXTS).encode(), LIMIT_S)
+
+    answers = [json.loads(line) for line in said.splitlines()]
+    assert len(answers) == len(TEXTS)
+    assert {(answer["exit_tier"], answer["reason"] == "degraded") for answer in answers} == {(tier, False)}
+    assert device.returncode == 0
+    carried = [each for each in iter(lambda: seen.get(0.5), None) if "/status/" not in each.topic]
+    assert {each.topic.rsplit("/", 1)[-1] for each in carried} == {"request", "outcome", "log"}
+    everything = b"\0".join(each.payload for each in carried)
+    hidden = [b"film", b"bright", b"scene", b"int8", answers[0]["model_revision"].encode()]
+    assert [secret for secret in hidden if secret in everything] == []
+
+
+def start(site: Any, model: dict[str, str], folder: Path, tier: Tier, *command: str) -> "subprocess.Popen[bytes]":
+    """Start a node with everything on; a device reads its standard input."""
+    node = "pi-1" if tier is Tier.DEVICE else f"{tier}-1"
+    own = site.authority.folder / "nodes" / node
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("DIMEE_")},
+        **model,
+        "DIMEE_NODE__ID": node,
+        "DIMEE_MODEL__RELEASE_FILE": str(folder / f"{node}.release"),
+        "DIMEE_MQTT__PORT": str(site.broker.port),
+        "DIMEE_MQTT__TLS_CA_FILE": str(own / "ca.pem"),
+        "DIMEE_MQTT__TLS_CERTIFICATE_FILE": str(own / "certificate.pem"),
+        "DIMEE_MQTT__TLS_KEY_FILE": str(own / "key.pem"),
+        "DIMEE_CHANNEL__NAME": "sealed",
+    }
+    match tier:
+        case Tier.DEVICE:
+            environment["DIMEE_DEVICE__BUDGET_MS"] = "20000"
+        case Tier.EDGE:
+            environment["DIMEE_LOG__URL"] = f"sqlite:///{folder}/log.sqlite"
+    if tier is not Tier.DEVICE:
+        environment["DIMEE_CHANNEL__TIER_KEY_FOLDER"] = str(site.authority.folder / "tiers" / tier)
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.cli", *command], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def wait_online(statuses: Inbox, missing: set[str]) -> None:
+    """Wait for the retained statuses of nodes."""
+    while missing:
+        delivery = statuses.get(LIMIT_S)
+        assert delivery is not None, f"{missing} did not come online"
+        status = decode_status(delivery.payload)
+        if status.state == "online":
+            assert status.tier_key, "a sealed tier announces its key"
+            missing.discard(status.node)

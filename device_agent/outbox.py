@@ -1,6 +1,6 @@
 """Where a device keeps what it has promised: in memory, or on disk for the process that comes after it.
 
-The order that must not be broken (docs/decisions/outbox.md): a request is written before it leaves the device, its
+The order that must not be broken (docs/decisions/0006): a request is written before it leaves the device, its
 record before its answer is let go. What is written survives a kill; what is synced, a power cut too.
 """
 

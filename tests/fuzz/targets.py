@@ -10,7 +10,7 @@ import numpy as np
 from common.config.load import load
 from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings, Section
 from common.engine.escalation import Escalation, unpack_state
-from common.engine.pipeline import Exited, State
+from common.engine.pipeline import State
 from common.errors import ConfigError, InputError, WireError
 from common.model.manifest import Manifest
 from common.routing.cost import CostModel
@@ -126,17 +126,14 @@ class Targets:
         hop_rows(finished)
 
     def _outcome(self) -> Outcome:
-        exited = Exited(
-            logits=(0.1, 0.9), confidence=0.7, layer=2, threshold=0.5, reason=Reason.CONFIDENT, predictions=(1, 1)
-        )
         return Outcome(
             request_id="r1",
             model_revision=self._manifest.revision,
-            reason=exited.reason,
-            logits=exited.logits,
-            confidence=exited.confidence,
-            exit_layer=exited.layer,
-            threshold=exited.threshold,
+            reason=Reason.CONFIDENT,
+            logits=(0.1, 0.9),
+            confidence=0.7,
+            exit_layer=2,
+            threshold=0.5,
             hops=(_HOP,),
         )
 

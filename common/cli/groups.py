@@ -9,7 +9,14 @@ from typer.core import TyperGroup
 from common.errors import ConfigError
 
 # of the packages that are no dependency
-_EXTRAS = {"amqtt": "edge", "cryptography": "security", "matplotlib": "evaluate", "sklearn": "evaluate"}
+_EXTRAS = {
+    "amqtt": "edge",
+    "cryptography": "security",
+    "matplotlib": "evaluate",
+    "sklearn": "evaluate",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
+}
 _TRAINING_EXTRA = "train"
 
 

@@ -22,6 +22,7 @@ class RootGroup(LazyGroup):
         "certs": "Certificates of a site's nodes.",
         "cloud": "Run a cloud worker: the last layers.",
         "config": "Show or check the settings in force.",
+        "dashboard": "Show the site on a web page, live.",
         "demo": "Run all three tiers on this machine and measure them.",
         "device": "Run a device agent, or ask it one question.",
         "doctor": "Check this node and its surroundings.",

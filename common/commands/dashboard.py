@@ -1,0 +1,70 @@
+"""``dimee dashboard``: the site on a web page, live."""
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from common.commands.log_options import DEFAULT_URL
+from common.config.load import load
+from common.config.settings import EdgeSettings
+from common.dashboard.server import make_app
+from common.dashboard.site import Site
+from common.errors import ConfigError, DimeeError, StoreError
+from common.store.engine import readable_log
+from common.store.queries import find
+from common.transport.contract import Inbox
+from common.transport.mqtt import MqttTransport
+from common.wire.topics import Topics
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_STATUSES = 10_000
+
+
+def dashboard(
+    *,
+    config: Annotated[Path | None, typer.Option(help="An edge's settings: its log and its broker.")] = None,
+    db: Annotated[str | None, typer.Option("--db", metavar="URL_OR_PATH", help="Another log.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines see the page only if asked.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+) -> None:
+    """Show the site on a web page until Ctrl-C. Example: dimee dashboard --config edge.toml.
+
+    It reads the log and the retained statuses, and has no login: for other machines put a reverse proxy in front.
+    """
+    settings = None if config is None else load(EdgeSettings, config)
+    url = db or (DEFAULT_URL if settings is None else settings.log.url)
+    with ExitStack() as stack:
+        try:
+            log = stack.enter_context(readable_log(url))
+        except StoreError as exc:
+            raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
+        site = Site(log, None if settings is None else _statuses(settings, stack))
+        failures: list[BaseException] = []
+
+        def fail(failure: BaseException) -> None:
+            failures.append(failure)
+            server.should_exit = True
+
+        hosts = ["*"] if host not in ("127.0.0.1", "localhost", "::1") else ["127.0.0.1", "localhost", "[::1]"]
+        app = make_app(site.look, lambda request_id: find(log, request_id), on_failure=fail, hosts=hosts)
+        server = uvicorn.Server(
+            uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
+        )
+        typer.echo(f"dashboard on http://{host}:{port}; stop it with Ctrl-C", err=True)
+        server.run()
+    if failures:
+        raise failures[0] if isinstance(failures[0], DimeeError) else StoreError(f"the dashboard ended: {failures[0]}")
+
+
+def _statuses(settings: EdgeSettings, stack: ExitStack) -> Inbox:
+    inbox = Inbox(_MOST_STATUSES)
+    transport = MqttTransport(settings.mqtt, client_id=f"{settings.node.id}-dashboard")
+    transport.subscribe(Topics(settings.mqtt.site).status("+", "+"), inbox)
+    stack.enter_context(transport)
+    return inbox

@@ -16,7 +16,7 @@ from common.engine.entrance import Entered, Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.errors import OverloadedError
-from common.store.outbox import Promised
+from common.store.promises import Promised
 from common.transport.contract import Transport
 from common.types import Answer, Hop, Tier
 from common.wire.topics import Topics

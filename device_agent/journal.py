@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from common.errors import TransportError
-from common.store.outbox import Promised
+from common.store.promises import Promised
 from common.transport.contract import Transport
 from common.wire import codec
 from common.wire.messages import LogRecords, Receipt

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from common.errors import OverloadedError, StoreError
-from common.store.outbox import Contents, OutboxFile, Promised, outbox_file
+from common.store.promises import Contents, Promised
+
+if TYPE_CHECKING:
+    from common.store.outbox import OutboxFile
 
 _LOGGER = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -111,6 +114,8 @@ class DiskOutbox:
         Raises:
             StoreError: It cannot be opened, or another process holds it.
         """
+        from common.store.outbox import outbox_file  # noqa: PLC0415 - SQLAlchemy is a third of a device's start
+
         self._file = self._stack.enter_context(outbox_file(self._path, max_remembered=self._max_remembered))
         self.contents = self._file.load()
         self._thread.start()
@@ -179,12 +184,12 @@ class DiskOutbox:
             case "answered":
                 return self._written
 
-    def _opened(self) -> OutboxFile:
+    def _opened(self) -> "OutboxFile":
         if self._file is None:
             raise StoreError(f"{self._path}: the outbox is closed")
         return self._file
 
-    def _write(self, statement: Callable[[OutboxFile], None]) -> None:
+    def _write(self, statement: "Callable[[OutboxFile], None]") -> None:
         """Write, or keep for later: what was promised goes on in memory while the disk is full."""
         if self._unwritten:  # the order of statements is that of their rows
             self._unwritten.append(statement)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from common.engine.entrance import Entered
 from common.engine.pipeline import Exited
-from common.store.outbox import Promised
+from common.store.promises import Promised
 from common.types import Answer, Hop
 from common.wire.messages import HiddenStates
 

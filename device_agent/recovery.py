@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from common.errors import DimeeError
 from common.service.lifecycle import Stopping
-from common.store.outbox import Contents
+from common.store.promises import Contents
 from common.types import Answer
 from common.wire import codec
 from common.wire.messages import LogRecord

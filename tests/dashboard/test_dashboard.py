@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port, wait_until_listening
+from brokers import free_port, wait_until_listening
 
 from common.config.document import write_settings
 from common.store.engine import readable_log, writable_log

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import free_port
+from brokers import free_port
 from tiny import sentences
 
 import cloud_worker.build

@@ -102,6 +102,10 @@ def children_cpu_s() -> float:
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text(encoding="ascii").split()):
+        try:
+            named = children.read_text(encoding="ascii").split()
+        except OSError:
+            continue  # the thread has ended
+        for child in map(int, named):
             found += [child, *_descendants(child)]
     return found

@@ -11,7 +11,7 @@ from common.bench.field import RIVALS, Ground
 from common.bench.machine import this_machine
 from common.bench.machine_profile import as_toml, measure_machine, tier_profile
 from common.bench.measure import Progress
-from common.bench.report import Context, print_document
+from common.bench.report import Context, as_markdown, print_document
 from common.bench.suite import FULL, QUICK, Suite
 from common.cli.output import print_json, print_table
 from common.commands.demo_inputs import read_inputs
@@ -36,6 +36,7 @@ def bench(
     bundle: Annotated[str, typer.Option(help="A bundle's directory.")] = SHIPPED,
     policy: Annotated[str, typer.Option(help="A policy of the bundle by name.")] = DEFAULT,
     picture: Annotated[Path | None, typer.Option(help="Write a picture here (PNG or SVG).")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Write the tables here (Markdown).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare the pipeline with its rivals. Example: dimee bench --quick --json."""
@@ -55,6 +56,8 @@ def bench(
         from common.bench.picture import draw  # noqa: PLC0415 - matplotlib is an optional extra
 
         draw(document, picture)
+    if tables is not None:
+        tables.write_text(as_markdown(document), encoding="utf-8")
     if as_json:
         print_json(document)
     else:

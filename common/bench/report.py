@@ -101,5 +101,28 @@ def print_document(document: Document) -> None:
         print(f"missing: {name} ({why})")  # noqa: T201
 
 
+def as_markdown(document: Document) -> str:
+    """Write the rows as Markdown tables, one per measure."""
+    context, machine = document.context, document.context.machine
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    lines = [
+        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; commit `{machine.commit}`; "
+        f"bundle {context.bundle} `{context.revision}`, {context.precision}, policy {context.policy}; "
+        f"{context.num_texts} texts of {context.texts}; {packages}. "
+        "Answered by " + ", ".join(f"{tier} {share:.0%}" for tier, share in document.shares.items()) + "."
+    ]
+    for measure in dict.fromkeys(row.measure for row in document.rows):
+        rows = [row for row in document.rows if row.measure == measure]
+        lines += ["", f"**{measure}** ({rows[0].unit})", "", "| contestant | link | broker | median | spread | load |"]
+        lines += ["| --- | --- | --- | ---: | ---: | ---: |"]
+        lines += [
+            f"| {row.contestant} | {row.link} | {row.broker} | {_digits(row.median)} "
+            f"| {_digits(row.least)} - {_digits(row.largest)} | {row.load_average:.1f} |"
+            for row in rows
+        ]
+    lines += [f"\nMissing: {name} ({why})." for name, why in document.missing.items()]
+    return "\n".join(lines) + "\n"
+
+
 def _digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -26,7 +26,7 @@ def this_machine() -> Machine:
     return Machine(
         processor=_processor(),
         cores=num_cores(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         packages={name: version(name) for name in packages},
         commit=_commit(),

@@ -105,11 +105,11 @@ def as_markdown(document: Document) -> str:
     """Write the rows as Markdown tables, one per measure."""
     context, machine = document.context, document.context.machine
     packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    shares = ", ".join(f"{tier} {share:.0%}" for tier, share in document.shares.items())
     lines = [
-        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; commit `{machine.commit}`; "
-        f"bundle {context.bundle} `{context.revision}`, {context.precision}, policy {context.policy}; "
-        f"{context.num_texts} texts of {context.texts}; {packages}. "
-        "Answered by " + ", ".join(f"{tier} {share:.0%}" for tier, share in document.shares.items()) + "."
+        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; {packages}; "
+        f"commit `{machine.commit}`. Bundle {context.bundle} `{context.revision}`, {context.precision}, "
+        f"policy {context.policy}; {context.num_texts} texts of {context.texts}. Answered by {shares}."
     ]
     for measure in dict.fromkeys(row.measure for row in document.rows):
         rows = [row for row in document.rows if row.measure == measure]

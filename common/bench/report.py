@@ -106,11 +106,12 @@ def as_markdown(document: Document) -> str:
     context, machine = document.context, document.context.machine
     packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     shares = ", ".join(f"{tier} {share:.0%}" for tier, share in document.shares.items())
-    lines = [
+    about = (
         f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; {packages}; "
         f"commit `{machine.commit}`. Bundle {context.bundle} `{context.revision}`, {context.precision}, "
         f"policy {context.policy}; {context.num_texts} texts of {context.texts}. Answered by {shares}."
-    ]
+    )
+    lines = [about]
     for measure in dict.fromkeys(row.measure for row in document.rows):
         rows = [row for row in document.rows if row.measure == measure]
         lines += ["", f"**{measure}** ({rows[0].unit})", "", "| contestant | link | broker | median | spread | load |"]

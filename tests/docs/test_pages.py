@@ -67,7 +67,7 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize(("page", "line", "is_whole"), COMMANDS)
-def test_command_in_the_pages_parses(page: str, line: str, is_whole: bool) -> None:  # noqa: FBT001
+def test_command_in_the_pages_parses(page: str, line: str, is_whole: bool) -> None:
     words = shlex.split(line)[1:]
 
     try:

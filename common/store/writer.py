@@ -46,7 +46,7 @@ class RequestLogWriter:
         on_crash: Callable[[], None] | None = None,
         max_queued: int = 10_000,
         max_batch: int = 1000,
-        linger_s: float = 0.05,
+        linger_s: float = 0.02,
         busy_limit_s: float = 60.0,
         stop_limit_s: float = 10.0,
     ) -> None:

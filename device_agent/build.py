@@ -18,7 +18,7 @@ from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import presence
 from common.service.trust import bundle_gate
-from common.transport.contract import Transport
+from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
 from common.wire.topics import Topics, checked
@@ -36,13 +36,16 @@ def open_agent(config: Path) -> Agent:
     return start_agent(load(DeviceSettings, config), Stopping())
 
 
-def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transport | None = None) -> Agent:
+def start_agent(
+    settings: DeviceSettings, stopping: Stopping, transport: Transport | None = None, *, inputs: Inbox | None = None
+) -> Agent:
     """Start an agent; it works, degraded, while the broker is away.
 
     Args:
         settings: This device.
         stopping: Asked when the agent cannot go on.
         transport: Where messages go instead of the configured broker; the caller closes it.
+        inputs: Where texts from the MQTT input topic go; subscribed before the device says online.
     """
     topics, node = Topics(settings.mqtt.site), checked("node.id", settings.node.id)
     bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
@@ -58,6 +61,8 @@ def start_agent(settings: DeviceSettings, stopping: Stopping, transport: Transpo
             telemetry.watch("channel", counters=channel.counters)
             transport = channel.over(own)
             transport.subscribe(topics.outcome(node), inbox)
+            if inputs is not None:
+                transport.subscribe(topics.input(node), inputs)
             stack.enter_context(own)
         else:
             transport = channel.over(transport)

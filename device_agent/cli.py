@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from common.config.load import load
-from common.config.settings import DeviceSettings, Metrics
+from common.config.settings import DeviceSettings, Metrics, Outbox
 from common.service.lifecycle import Stopping
 from common.transport.contract import Inbox
 from common.wire.documents import answer_document, encode_document
@@ -41,11 +41,10 @@ def run(
     settings = load(DeviceSettings, config)
     stopping = Stopping()
     stopping.on_signals()
-    agent = start_agent(settings, stopping)
+    inbox = Inbox(settings.mqtt.max_inbox)
+    agent = start_agent(settings, stopping, inputs=inbox)
     remembered = settings.outbox.max_remembered
     with Serving(agent, sys.stdout.buffer, stopping, max_remembered=remembered) as serving, agent:
-        inbox = Inbox(settings.mqtt.max_inbox)
-        agent.transport.subscribe(agent.topics.input(agent.device_id), inbox)
         listener = threading.Thread(target=serving.listen, args=(sources.from_inbox(inbox),), name="input-topic")
         listener.start()
         try:
@@ -72,7 +71,10 @@ def ask(
     """Ask once and explain the answer. Example: dimee device ask "a fine film" --config device.toml."""
     settings = load(DeviceSettings, config)
     node = msgspec.structs.replace(settings.node, id=f"{settings.node.id}-ask")  # beside a running agent
-    alone = msgspec.structs.replace(settings, node=node, metrics=Metrics())  # the port is the running agent's
-    with start_agent(alone, Stopping()) as agent:
+    # the metrics' port and the outbox's file are the running agent's
+    alone = msgspec.structs.replace(settings, node=node, metrics=Metrics(), outbox=Outbox())
+    stopping = Stopping()
+    with start_agent(alone, stopping) as agent:
         answer = agent.classify(text, pair)
         typer.echo(encode_document(answer_document(answer)) if as_json else explain(answer))
+    stopping.raise_error()

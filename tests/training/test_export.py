@@ -84,7 +84,7 @@ def test_the_bundle_says_what_the_network_says(run: Path, bundle: Path) -> None:
     opened.verify()
     kept_back = RunDirectory(run).read_kept_back()
     texts = [(text, None) for text in kept_back.texts]
-    found = trace_texts(opened, texts, kept_back.label_indices(opened.manifest.labels))
+    found = trace_texts(opened, texts, kept_back.label_indices(opened.manifest.labels), codec_name="float32")
 
     with np.load(run / "kept_back.npz", allow_pickle=False) as observed:
         np.testing.assert_allclose(found.logits, observed["logits"], rtol=0, atol=1e-4)

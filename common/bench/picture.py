@@ -15,7 +15,7 @@ def draw(document: Document, path: Path) -> None:
     """Draw the medians with their extremes."""
     throughput = [row for row in document.rows if row.measure == "throughput"]
     latency = [row for row in document.rows if row.measure == "median latency" and row.broker == throughput[0].broker]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
     throughput.sort(key=lambda row: row.median)
     left.barh([row.contestant for row in throughput], **_bars(throughput))
     left.set_xlabel("answers per second")
@@ -26,10 +26,10 @@ def draw(document: Document, path: Path) -> None:
         heights = _bars(rows)
         at = [links.index(row.link) + 0.8 * place / len(names) for row in rows]
         right.bar(at, heights["width"], 0.8 / len(names), yerr=heights["xerr"], align="edge", label=name)
-    right.set_xticks([place + 0.4 for place in range(len(links))], links)
+    right.set_xticks([place + 0.4 for place in range(len(links))], links, rotation=20)
     right.set_yscale("log")
     right.set_ylabel("median latency, ms")
-    right.legend()
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     machine = document.context.machine
     figure.suptitle(
         f"{machine.processor}, {machine.cores} cores; {document.context.bundle} {document.context.revision}, "

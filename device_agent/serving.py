@@ -10,11 +10,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from common.errors import CrashError, InputError, OverloadedError, TransportError
+from common.errors import CrashError, DimeeError, InputError, OverloadedError, TransportError
 from common.service.lifecycle import Stopping
 from common.types import Answer
 from common.wire.documents import Input, answer_document, encode_document
 from device_agent.agent import Agent
+from device_agent.sources import Arrival
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_UNWRITTEN = 4096  # answers that wait for a slow reader of stdout before no more inputs are taken
@@ -54,14 +55,17 @@ class Serving:
         self._lines.put(None)
         self._writer.join()
 
-    def serve(self, source: Iterable[Input]) -> None:
+    def serve(self, source: Iterable[Arrival]) -> None:
         """Accept everything a source brings; a refused input is answered with its error."""
         for item in source:
             while self._lines.qsize() > _MAX_UNWRITTEN and not self._stopping.wait(_POLL_S):
                 pass
-            self._take(item)
+            if isinstance(item, InputError):
+                self._refuse(None, item)
+            else:
+                self._take(item)
 
-    def listen(self, source: Iterable[Input]) -> None:
+    def listen(self, source: Iterable[Arrival]) -> None:
         """Serve on a thread of its own; its crash ends the process."""
         try:
             self.serve(source)
@@ -81,15 +85,18 @@ class Serving:
         try:
             future = self._agent.submit(item.text, item.pair, true_label=item.label, input_id=item.id)
         except (InputError, OverloadedError) as exc:
-            _LOGGER.warning("input %r is refused: %s", item.text[:40], exc)
             if item.id is not None:
                 with self._lock:
                     self._known.pop(item.id, None)
-            self._emit({"id": item.id, "error": str(exc)})
+            self._refuse(item.id, exc)
             return
         if item.id is not None:
             self._remember(item.id, future)
         future.add_done_callback(partial(self._answered, item.id))
+
+    def _refuse(self, input_id: str | None, error: DimeeError) -> None:
+        _LOGGER.warning("an input is refused: %s", error)
+        self._emit({"id": input_id, "error": str(error)})
 
     def _remember(self, input_id: str, future: Future[Answer]) -> None:
         with self._lock:

@@ -1,6 +1,5 @@
 """Where a device's texts come from: stdin, a growing JSONL file, or its MQTT input topic."""
 
-import logging
 import os
 import select
 from collections.abc import Iterator
@@ -12,13 +11,14 @@ from common.service.lifecycle import Stopping
 from common.transport.contract import Inbox
 from common.wire.documents import Input, decode_input
 
-_LOGGER = logging.getLogger(__name__)
+Arrival = Input | InputError  # what cannot be read is answered, too
+
 _POLL_S = 0.2
 _CHUNK_BYTES = 1 << 16
-MAX_LINE_BYTES = 1_000_000
+_MAX_LINE_BYTES = 1_000_000
 
 
-def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[Input]:
+def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[Arrival]:
     """Read one input per line until the stream ends or the process is asked to stop."""
     rest, number = b"", 0
     while not stopping.is_asked:
@@ -28,12 +28,12 @@ def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[Input]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines if chunk else filter(None, [rest]):
             number += 1
-            yield from _parse(line, f"line {number}")
+            yield _parse(line, f"line {number}")
         if not chunk:
             return
 
 
-def from_file(path: Path, stopping: Stopping) -> Iterator[Input]:
+def from_file(path: Path, stopping: Stopping) -> Iterator[Arrival]:
     """Follow a file that others append to, from its start; a file that is replaced is read anew.
 
     Raises:
@@ -46,21 +46,21 @@ def from_file(path: Path, stopping: Stopping) -> Iterator[Input]:
             yield from _follow(file, path, stopping)
 
 
-def from_inbox(inbox: Inbox) -> Iterator[Input]:
+def from_inbox(inbox: Inbox) -> Iterator[Arrival]:
     """Take inputs that applications publish, until the inbox is closed."""
     while (deliveries := inbox.get_batch(1)) is not None:
         for delivery in deliveries:
-            yield from _parse(delivery.payload, f"message on {delivery.topic}")
+            yield _parse(delivery.payload, f"message on {delivery.topic}")
 
 
-def _follow(file: BinaryIO, path: Path, stopping: Stopping) -> Iterator[Input]:
+def _follow(file: BinaryIO, path: Path, stopping: Stopping) -> Iterator[Arrival]:
     rest, number = b"", 0
     while not stopping.is_asked:
-        chunk = file.readline(MAX_LINE_BYTES)
+        chunk = file.readline(_MAX_LINE_BYTES)
         rest += chunk
         if rest.endswith(b"\n"):
             number += 1
-            yield from _parse(rest, f"{path} line {number}")
+            yield _parse(rest, f"{path} line {number}")
             rest = b""
         elif not chunk:
             if _is_replaced(file, path):
@@ -77,10 +77,8 @@ def _is_replaced(file: BinaryIO, path: Path) -> bool:
     return there.st_ino != here.st_ino or there.st_size < file.tell()
 
 
-def _parse(line: bytes, place: str) -> Iterator[Input]:
+def _parse(line: bytes, place: str) -> Arrival:
     try:
-        item = decode_input(line.strip(b"\r\n"))
+        return decode_input(line.strip(b"\r\n"))
     except InputError as exc:
-        _LOGGER.warning("%s is refused: %s", place, exc)
-        return
-    yield item
+        return InputError(f"{place}: {exc}")

@@ -60,14 +60,17 @@ def test_an_application_gets_its_answer_as_json(fleet: Fleet, any_broker: Any, t
         application.publish(topics.input("pi-1"), b'{"text": "a dull plot", "id": "mine"}')
         named = answers.get(LIMIT_S)
         application.publish(topics.input("pi-1"), b"\xff\xfe")  # refused, and nothing stops
+        undecodable = answers.get(LIMIT_S)
         application.publish(topics.input("pi-1"), b'{"text": "", "id": "empty"}')
         refused = answers.get(LIMIT_S)
 
     assert plain is not None
     assert named is not None
+    assert undecodable is not None
     assert refused is not None
     assert json.loads(plain.payload)["exit_tier"] == "cloud"
     assert json.loads(named.payload)["id"] == "mine"
+    assert "not valid UTF-8 at byte 0" in json.loads(undecodable.payload)["error"]
     assert "empty" in json.loads(refused.payload)["error"]
 
 
@@ -86,9 +89,8 @@ def test_bad_bytes_stop_no_tier_and_lose_nothing(fleet: Fleet, any_broker: Any, 
         answers = finish(device)
 
     assert [answer["reason"] for answer in answers if "reason" in answer] == ["final", "final"]
-    assert (
-        len([answer for answer in answers if "error" in answer]) == 1
-    )  # the empty line; bad UTF-8 is named in the log
+    errors = [answer["error"] for answer in answers if "error" in answer]
+    assert len(errors) == 2  # the empty line, and the one that is no UTF-8
 
 
 def test_a_tier_that_cannot_start_says_why_in_one_line(fleet: Fleet) -> None:

@@ -4,21 +4,17 @@ from contextlib import ExitStack
 
 from common.config.settings import EdgeSettings
 from common.errors import CrashError
-from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
-from common.service.telemetry.telemetry import Telemetry
-from common.service.tier import announce, open_pipeline, presence, work
-from common.service.worker import Identity
+from common.service.tier import open_tier
 from common.store.engine import writable_log
 from common.store.lock import sole_writer
 from common.store.retention import Retention
 from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox, Transport
 from common.transport.embedded import EmbeddedBroker
-from common.transport.mqtt import MqttTransport
 from common.types import Tier
-from common.wire.topics import Topics, checked
+from common.wire.topics import Topics
 from edge_broker.recorder import Receipts, Recorder
 
 
@@ -31,29 +27,19 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
         StoreError: The log cannot be opened.
         CrashError: A thread died.
     """
-    node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
-    bundle, pipeline = open_pipeline(settings, Tier.EDGE)
-    identity = Identity(tier=Tier.EDGE, node=node, topics=topics, manifest=bundle.manifest)
-    telemetry = Telemetry(settings.metrics, Tier.EDGE, node, bundle.manifest)
-    channel = open_channel(settings, Tier.EDGE)
-    status = presence(Tier.EDGE, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
-    transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
-    telemetry.watch_connection(transport)
-    telemetry.watch("channel", counters=channel.counters)
-    spoken = channel.over(transport)
-    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
+    node = open_tier(settings, Tier.EDGE, stopping)
     with ExitStack() as stack:  # what is entered last stops first
         if settings.broker.is_enabled:
             stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
-        log = channel.inbox(settings.mqtt.max_inbox)
-        recorder = _recorder(settings, spoken, log, stopping, stack) if settings.log.is_recorder else None
-        stack.enter_context(transport)
+        log = node.channel.inbox(settings.mqtt.max_inbox)
+        recorder = _recorder(settings, node.spoken, log, stopping, stack) if settings.log.is_recorder else None
+        stack.enter_context(node.transport)
         if recorder is not None:
-            recorder.observe(telemetry)
+            recorder.observe(node.telemetry)
             stack.enter_context(recorder)
-        stack.enter_context(runner)
-        stack.enter_context(telemetry)
-        runner.tell_saturation(lambda: announce(transport, status))
+        stack.enter_context(node.runner)
+        stack.enter_context(node.telemetry)
+        node.tell_saturation()
         stopping.wait()
     stopping.raise_error()
 

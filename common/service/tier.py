@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,17 +15,83 @@ from common.errors import TransportError
 from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
 from common.service.backlog import FairByDevice
+from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
 from common.service.telemetry.telemetry import Telemetry
 from common.service.trust import bundle_gate
 from common.service.worker import Identity, TierWorker
 from common.transport.contract import Presence, Transport
+from common.transport.mqtt import MqttTransport
 from common.types import NodeStatus, Tier
 from common.wire.documents import encode_document
-from common.wire.topics import Topics
+from common.wire.topics import Topics, checked
 
 _LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierNode:
+    """An edge's or a cloud worker's parts, connected but not started: enter transport, runner, telemetry."""
+
+    transport: MqttTransport
+    channel: Channel
+    spoken: Transport  # the transport as the channel speaks over it
+    runner: Runner
+    telemetry: Telemetry
+    status: Presence
+
+    def tell_saturation(self) -> None:
+        """Publish the status anew whenever too much begins to wait, and when it is over."""
+        self.runner.tell_saturation(self._announce)
+
+    def _announce(self) -> None:
+        try:
+            self.transport.publish(self.status.topic, self.status.online(), is_retained=True)
+        except TransportError as exc:
+            _LOGGER.debug("the status is not published: %s", exc)
+
+
+def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stopping) -> TierNode:
+    """Load a tier's layers and subscribe to its requests.
+
+    Raises:
+        ConfigError: A setting is wrong, or the bundle or the policy does not exist.
+        ArtifactError: The bundle is not intact.
+    """
+    node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
+    bundle, pipeline = open_pipeline(settings, tier)
+    identity = Identity(tier=tier, node=node, topics=topics, manifest=bundle.manifest)
+    telemetry = Telemetry(settings.metrics, tier, node, bundle.manifest)
+    channel = open_channel(settings, tier)
+    status = presence(tier, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
+    transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    telemetry.watch_connection(transport)
+    telemetry.watch("channel", counters=channel.counters)
+    spoken = channel.over(transport)
+    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
+    return TierNode(
+        transport=transport, channel=channel, spoken=spoken, runner=runner, telemetry=telemetry, status=status
+    )
+
+
+def presence(
+    tier: Tier,
+    node: str,
+    topics: Topics,
+    manifest: Manifest,
+    counters: Callable[[], dict[str, int]] = dict,
+    *,
+    tier_key: str = "",
+) -> Presence:
+    """Give the retained status of a node, and its last will."""
+    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision, tier_key=tier_key)
+    return Presence(
+        topic=topics.status(tier, node),
+        online=lambda: encode_document(msgspec.structs.replace(online, counters=counters())),
+        stopped=lambda: encode_document(msgspec.structs.replace(online, state="stopped", counters=counters())),
+        gone=encode_document(online.gone()),
+    )
 
 
 def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[Bundle, Pipeline]:
@@ -67,30 +134,3 @@ def work(
     runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch, backlog=backlog)
     runner.observe(telemetry)
     return runner
-
-
-def presence(
-    tier: Tier,
-    node: str,
-    topics: Topics,
-    manifest: Manifest,
-    counters: Callable[[], dict[str, int]] = dict,
-    *,
-    tier_key: str = "",
-) -> Presence:
-    """Give the retained status of a node, and its last will."""
-    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision, tier_key=tier_key)
-    return Presence(
-        topic=topics.status(tier, node),
-        online=lambda: encode_document(msgspec.structs.replace(online, counters=counters())),
-        stopped=lambda: encode_document(msgspec.structs.replace(online, state="stopped", counters=counters())),
-        gone=encode_document(online.gone()),
-    )
-
-
-def announce(transport: Transport, status: Presence) -> None:
-    """Publish a node's status anew, with its counters as they are now."""
-    try:
-        transport.publish(status.topic, status.online(), is_retained=True)
-    except TransportError as exc:
-        _LOGGER.debug("the status is not published: %s", exc)

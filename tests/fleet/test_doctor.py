@@ -2,15 +2,15 @@
 
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tiers import running
 
 import cloud_worker.build
 import edge_broker.build
@@ -31,7 +31,6 @@ from common.config.settings import (
     Outbox,
 )
 from common.model.bundle import open_bundle
-from common.service.lifecycle import Stopping
 from common.transport.contract import Inbox, Presence
 from common.types import NodeStatus, Tier
 from common.wire.documents import encode_document
@@ -59,19 +58,6 @@ def of(findings: list[Finding], check: str) -> list[Finding]:
 def one(findings: list[Finding], check: str) -> Finding:
     (found,) = of(findings, check)
     return found
-
-
-@contextmanager
-def running(build: Any, settings: Any) -> Iterator[None]:
-    """Run a tier in a thread of this process."""
-    stopping = Stopping()
-    thread = threading.Thread(target=build.run, args=(settings, stopping))
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping()
-        thread.join(LIMIT_S)
 
 
 def wait_online(broker: Any, count: int) -> None:

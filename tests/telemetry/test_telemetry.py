@@ -8,12 +8,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from brokers import free_port
+from tiers import running
 from tiny import sentences
 
 import cloud_worker.build
@@ -82,18 +82,6 @@ def answer(**fields: Any) -> Answer:
         "hops": (Hop(tier=Tier.EDGE, node="edge-1", start=0, end=2, queue_ms=1.0, compute_ms=3.0),),
     }
     return Answer(**(known | fields))
-
-
-@contextmanager
-def running(build: Any, settings: Any) -> Iterator[None]:
-    stopping = Stopping()
-    thread = threading.Thread(target=build.run, args=(settings, stopping))
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping()
-        thread.join(LIMIT_S)
 
 
 def wait_ready(port: int) -> None:

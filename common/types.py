@@ -60,6 +60,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     confidence: Fraction = 0.0  # at the exit head after layer ``end``
     predictions: tuple[Count, ...] = ()  # class index at each exit head passed, in order
     confidences: tuple[Fraction, ...] = ()  # calibrated top probability at each of them
+    variant: Annotated[str, msgspec.Meta(max_length=64)] = ""  # revision that ran, where it is not the request's own
 
     def __post_init__(self) -> None:
         if self.end < self.start:
@@ -107,6 +108,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         return max(0.0, self.total_ms - self.queue_ms - self.compute_ms)
 
 
+class Race(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The device's own exit against another tier: the answer is the winner's, this is what the loser said."""
+
+    loser_tier: Tier | None = None  # None: it has said nothing yet
+    loser_label: str | None = None
+    loser_confidence: Fraction | None = None
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A finished request as the log keeps it."""
 
@@ -114,6 +123,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     created_at: NonNegative  # seconds since the epoch, by the device's wall clock
     text: str | None = None  # only where the configuration allows it
     true_label: str | None = None
+    race: Race | None = None  # None: nobody else was asked
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):

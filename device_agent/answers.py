@@ -6,7 +6,7 @@ from common.engine.pipeline import Exited
 from common.errors import WireError
 from common.model.manifest import Manifest
 from common.routing.cost import CostModel
-from common.types import Answer, Hop, Reason, Tier
+from common.types import Answer, Hop, Race, Reason, Tier
 from common.wire.messages import Outcome
 from device_agent.pending import Pending
 
@@ -58,6 +58,27 @@ class AnswerMaker:
             hops=pending.hops,
             detail=detail,
         )
+
+    def race_against(self, outcome: Outcome) -> Race:
+        """Tell what another tier said too late.
+
+        Raises:
+            WireError: It does not fit the model.
+        """
+        self._check(outcome)
+        index = max(range(len(outcome.logits)), key=outcome.logits.__getitem__)
+        return Race(
+            loser_tier=outcome.hops[-1].tier,
+            loser_label=self._manifest.labels[index],
+            loser_confidence=outcome.confidence,
+        )
+
+    def race_here(self, pending: Pending) -> Race | None:
+        """Tell what the device's own exit said, if it has run."""
+        if pending.local is None:
+            return None
+        label = self._manifest.labels[pending.local.predictions[-1]]
+        return Race(loser_tier=Tier.DEVICE, loser_label=label, loser_confidence=pending.local.confidence)
 
     def failed(self, pending: Pending, detail: str) -> Answer:
         """Answer that there is no answer."""

@@ -51,6 +51,7 @@ class Journal:
         self._keeping: set[str] = set()  # on their way into the outbox
         self._waiting: OrderedDict[str, bytes] = OrderedDict()  # never sent, oldest first
         self._sent: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # oldest sending first
+        self._amended: dict[str, bytes] = {}  # go when the receipt of what was sent before has come
         for kept in outbox.contents.unrecorded:
             self._waiting[kept.request_id] = kept.record
 
@@ -76,14 +77,27 @@ class Journal:
             self._outbox.forget(dropped)
         self.send_waiting()
 
+    def amend(self, promised: Promised, record: bytes) -> None:
+        """Send a record anew that says more than the one before; the log adds it to the row."""
+        request_id = promised.request_id
+        self._outbox.finish(promised, record, _nothing)
+        with self._lock:
+            if request_id in self._sent:
+                self._amended[request_id] = record
+            else:
+                self._waiting[request_id] = record
+        self.send_waiting()
+
     def receive(self, receipt: Receipt) -> None:
         """Forget what the recorder has committed."""
         with self._lock:
             known = [request_id for request_id in receipt.request_ids if self._pop(request_id)]
+            later = {request_id: self._amended.pop(request_id) for request_id in known if request_id in self._amended}
+            self._waiting.update(later)
             if not len(self):
                 self._is_settled.notify_all()
         if known:
-            self._outbox.forget(known)
+            self._outbox.forget([request_id for request_id in known if request_id not in later])
         self.send_waiting()
 
     def refuse(self, request_id: str, reason: str) -> bool:
@@ -91,6 +105,7 @@ class Journal:
         with self._lock:
             if not self._pop(request_id):
                 return False
+            self._amended.pop(request_id, None)
             if not len(self):
                 self._is_settled.notify_all()
         self.counters["quarantined"] += 1
@@ -123,6 +138,7 @@ class Journal:
         dropped = []
         while len(self._waiting) + len(self._sent) > self._capacity:
             request_id, _ = (self._sent or self._waiting).popitem(last=False)
+            self._amended.pop(request_id, None)
             dropped.append(request_id)
         if dropped:
             self.counters["dropped_records"] += len(dropped)
@@ -161,6 +177,10 @@ class Journal:
                 self._transport.publish(self._topic, payload)
             except TransportError as exc:
                 _LOGGER.debug("%d records wait: %s", len(together), exc)  # resend comes
+
+
+def _nothing() -> None:
+    """Release nobody: the answer is long gone."""
 
 
 def _batches(records: list[bytes]) -> Iterator[tuple[bytes, ...]]:

@@ -16,6 +16,7 @@ from common.engine.pipeline import Exited
 from common.errors import CrashError, TransportError, WireError
 from common.routing.selection import Profile
 from common.service.telemetry.vitals import Meter, NoMeter
+from common.store.promises import Promised
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Answer, Reason, Record
 from common.wire import codec
@@ -23,6 +24,7 @@ from common.wire.messages import Failure, LogRecord, Outcome, Receipt
 from device_agent.answers import AnswerMaker, storable
 from device_agent.journal import Journal
 from device_agent.pending import Pending, PendingRequests
+from device_agent.races import Races
 from device_agent.shadow import Shadow
 
 _LOGGER = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Settler:
         self._on_crash = on_crash
         self._meter = meter
         self._pending = PendingRequests()
+        self._races = Races(self._amend, answers.race_here)
         self._shadow = Shadow(run_here, self._shadowed)
         self._crash: CrashError | None = None
         self._network = Profile()  # of both ways and the broker, as round trips tell
@@ -121,8 +124,9 @@ class Settler:
             text=storable(pending.text) if self._log.keep_text else None,
             true_label=storable(pending.promised.true_label),
         )
-        payload = codec.encode(LogRecord(record=record))
+        payload = codec.encode(LogRecord(record=self._races.begin(pending, record)))
         self._journal.append(pending.promised, payload, lambda: pending.future.set_result(answer))
+        self._races.logged(pending.request_id)
 
     def settle_here(self, pending: Pending, detail: str) -> None:
         """Answer with the device's own exit, as the device's layers have already run or failed."""
@@ -178,7 +182,7 @@ class Settler:
     def _conclude(self, outcome: Outcome) -> None:
         pending = self._pending.get(outcome.request_id)
         if pending is None:
-            self._counts["late_or_duplicate"] += 1
+            self._note_late(outcome)
             return
         try:
             answer = self.answers.from_outcome(pending, outcome)
@@ -188,6 +192,18 @@ class Settler:
         if self._pending.take(outcome.request_id):
             self._measure(pending, outcome)
             self.settle(pending, answer)
+        else:
+            self._note_late(outcome)  # the shadow's thread was quicker
+
+    def _note_late(self, outcome: Outcome) -> None:
+        self._counts["late_or_duplicate"] += 1
+        try:
+            self._races.second(outcome.request_id, self.answers.race_against(outcome))
+        except WireError as exc:
+            _LOGGER.warning("%s: a late outcome is refused: %s", outcome.request_id, exc)
+
+    def _amend(self, promised: Promised, record: Record) -> None:
+        self._journal.amend(promised, codec.encode(LogRecord(record=record)))
 
     def _measure(self, pending: Pending, outcome: Outcome) -> None:
         """Learn how long the network takes: the round trip less what the tiers say they took of it."""
@@ -236,6 +252,8 @@ class Settler:
         """Note that the device's own exit is known; runs on the shadow's thread."""
         if pending.fallback and self._pending.take(pending.request_id):
             self.settle_here(pending, pending.fallback)
+        elif race := self.answers.race_here(pending):
+            self._races.second(pending.request_id, race)
 
     def _has_local(self, pending: Pending) -> bool:
         return pending.local is not None or pending.is_shadowed

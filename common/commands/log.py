@@ -28,7 +28,7 @@ from common.errors import StoreError
 from common.store import queries
 from common.store.export import ExportFormat, export_document, write_file, write_text
 from common.store.queries import LoggedHop, LoggedRequest, RoutedRequest
-from common.store.statistics import Figures, stats
+from common.store.statistics import Figures, Races, stats
 from common.types import Reason
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Query the inference log.")
@@ -109,7 +109,8 @@ def stats_(
     title = f"{reckoned.requests:,} requests"
     if reckoned.first_created_at is not None and reckoned.last_created_at is not None:
         title += f", {local_time(reckoned.first_created_at)} to {local_time(reckoned.last_created_at)}"
-    return print_table(title, columns, (_figures_line(name, figures) for name, figures in named))
+    print_table(title, columns, (_figures_line(name, figures) for name, figures in named))
+    return _print_races(reckoned.races)
 
 
 @app.command("export")
@@ -174,6 +175,23 @@ def _figures_line(name: str, figures: Figures) -> tuple[str | int | float | None
     )
 
 
+def _print_races(races: Races) -> None:
+    if races.requests:
+        typer.echo(
+            f"{races.requests:,} races of the device's own exit against another tier: the device won "
+            f"{races.won_by_device:,}; of {races.compared:,} with both answers {races.agreed:,} agreed"
+        )
+
+
+def _race(request: RoutedRequest) -> str:
+    if request.race_winner is None:
+        return "-"
+    if request.loser_tier is None:
+        return f"won by the {request.race_winner}; the other side said nothing"
+    said = f"{request.loser_label} ({percent(request.loser_confidence)})"
+    return f"won by the {request.race_winner}; the {request.loser_tier} would have said {said}"
+
+
 def _print_request(request: RoutedRequest) -> None:
     distances = (request.distance_easy, request.distance_moderate, request.distance_hard)
     facts = [
@@ -188,6 +206,7 @@ def _print_request(request: RoutedRequest) -> None:
         ("label", f"{request.label or '-'} (true label {request.true_label or 'unknown'})"),
         ("confidence", f"{percent(request.confidence)} (threshold {percent(request.threshold)})"),
         ("reason", f"{request.reason} {request.detail}".strip()),
+        ("race", _race(request)),
         ("total", f"{number(request.total_ms)} ms"),
         ("compute", f"{number(request.compute_ms)} ms"),
         ("queue", f"{number(request.queue_ms)} ms"),
@@ -197,7 +216,18 @@ def _print_request(request: RoutedRequest) -> None:
         ("revision", request.model_revision),
     ]
     print_table(f"request {request.request_id}", ("", ""), facts)
-    columns = ("hop", "tier", "node", "layers", "confidence", "predictions", "queue ms", "compute ms", "bytes in")
+    columns = (
+        "hop",
+        "tier",
+        "node",
+        "layers",
+        "confidence",
+        "predictions",
+        "queue ms",
+        "compute ms",
+        "bytes in",
+        "variant",
+    )
     print_table("its way", columns, (_hop_line(hop) for hop in request.hops))
 
 
@@ -212,4 +242,5 @@ def _hop_line(hop: LoggedHop) -> tuple[str | int | float | None, ...]:
         number(hop.queue_ms),
         number(hop.compute_ms),
         hop.received_bytes,
+        hop.variant or "-",
     )

@@ -22,8 +22,21 @@ def _index_recording_and_labels(connection: sa.Connection) -> None:
     )
 
 
+def _add_races_and_variants(connection: sa.Connection) -> None:
+    real = "REAL" if connection.dialect.name == "sqlite" else "DOUBLE PRECISION"
+    kinds = {"race_winner": "TEXT", "loser_tier": "TEXT", "loser_label": "TEXT", "loser_confidence": real}
+    for name, kind in kinds.items():
+        connection.exec_driver_sql(f"ALTER TABLE request_log ADD COLUMN {name} {kind}")
+    connection.exec_driver_sql("ALTER TABLE hop ADD COLUMN variant TEXT DEFAULT '' NOT NULL")
+    connection.exec_driver_sql(
+        "CREATE INDEX request_log_raced ON request_log "
+        "(race_winner, loser_label, label, exit_tier, device_id, reason, created_at) WHERE race_winner IS NOT NULL"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _index_recording_and_labels,
+    _add_races_and_variants,
 )  # MIGRATIONS[k] brings version k + 1 to version k + 2
 
 _LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once

@@ -134,7 +134,8 @@ _ACCEPT = (
 )
 _FINISH = (
     "INSERT INTO request (request_id, input_id, created_at, deadline, record) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (request_id) DO UPDATE SET record = excluded.record, text = NULL, pair = NULL"
+    "ON CONFLICT (request_id) DO UPDATE SET record = excluded.record, text = NULL, pair = NULL, "
+    "is_recorded = 0"
 )
 _PRUNE = (
     "DELETE FROM request WHERE is_recorded = 1 AND request_id <= "

@@ -51,6 +51,7 @@ class LoggedHop(msgspec.Struct, frozen=True, kw_only=True):
     received_bytes: int
     confidence: float
     predictions: tuple[int, ...]
+    variant: str
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,10 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str
     detail: str
     text: str | None
+    race_winner: Tier | None
+    loser_tier: Tier | None
+    loser_label: str | None
+    loser_confidence: float | None
 
 
 class RoutedRequest(LoggedRequest, frozen=True, kw_only=True):

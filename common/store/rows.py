@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from common.errors import WireError
-from common.types import POOLS, Answer, Hop, Record
+from common.types import POOLS, Answer, Hop, Race, Record
 
 Row = dict[str, Any]
 _MAX_INTEGER = 2**63 - 1
@@ -51,6 +51,7 @@ def request_row(record: Record, recorded_at: float) -> Row:
         "model_revision": answer.model_revision,
         "detail": answer.detail,
         "text": record.text,
+        **_race(record),
     }
     _check(row, answer.request_id)
     return row
@@ -66,6 +67,16 @@ def hop_rows(answer: Answer) -> list[Row]:
     for row in rows:
         _check(row, answer.request_id)
     return rows
+
+
+def _race(record: Record) -> Row:
+    race = record.race or Race()
+    return {
+        "race_winner": record.answer.exit_tier.value if record.race else None,
+        "loser_tier": race.loser_tier.value if race.loser_tier else None,
+        "loser_label": race.loser_label,
+        "loser_confidence": race.loser_confidence,
+    }
 
 
 def _durations(answer: Answer) -> Row:
@@ -84,6 +95,7 @@ def _hop_row(request_id: str, position: int, hop: Hop) -> Row:
         "compute_ms": hop.compute_ms,
         "received_bytes": hop.received_bytes,
         "confidence": hop.confidence,
+        "variant": hop.variant,
         "predictions": f"[{','.join(map(str, hop.predictions))}]",
     }
 

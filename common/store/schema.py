@@ -50,6 +50,10 @@ request_log = sa.Table(
     sa.Column("model_revision", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),  # why it is degraded or failed
     sa.Column("text", sa.Text),  # only where the configuration allows it
+    sa.Column("race_winner", sa.Text),  # tier; null unless the device's own exit ran beside another tier's
+    sa.Column("loser_tier", sa.Text),  # null while the loser has said nothing
+    sa.Column("loser_label", sa.Text),
+    sa.Column("loser_confidence", _REAL),  # 0..1
     sqlite_strict=True,
 )
 
@@ -67,6 +71,7 @@ hop = sa.Table(
     sa.Column("received_bytes", _BIG, nullable=False),
     sa.Column("confidence", _REAL, nullable=False),
     sa.Column("predictions", sa.Text, nullable=False),  # class index at each exit head passed, as a JSON array
+    sa.Column("variant", sa.Text, nullable=False, server_default=""),  # revision, where not the request's own
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -89,6 +94,18 @@ sa.Index(
     _column.created_at,
     sqlite_where=_column.true_label.is_not(None),
     postgresql_where=_column.true_label.is_not(None),
+)
+sa.Index(
+    "request_log_raced",
+    _column.race_winner,
+    _column.loser_label,
+    _column.label,
+    _column.exit_tier,
+    _column.device_id,
+    _column.reason,
+    _column.created_at,
+    sqlite_where=_column.race_winner.is_not(None),
+    postgresql_where=_column.race_winner.is_not(None),
 )
 sa.Index(
     "request_log_figures",

@@ -29,6 +29,15 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[Reason, int]
 
 
+class Races(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests for which the device's own exit ran beside another tier's."""
+
+    requests: int
+    won_by_device: int
+    compared: int  # both have said something
+    agreed: int  # and the same
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """The log in figures."""
 
@@ -37,6 +46,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     last_created_at: float | None
     overall: Figures
     tiers: dict[Tier, Figures]  # the tiers that answered
+    races: Races
+
+
+_RACES = sa.select(
+    sa.func.count().label("requests"),
+    sa.func.count().filter(_COLUMN.race_winner == Tier.DEVICE.value).label("won_by_device"),
+    sa.func.count(_COLUMN.loser_label).label("compared"),
+    sa.func.count().filter(_COLUMN.loser_label == _COLUMN.label).label("agreed"),
+).where(_COLUMN.race_winner.in_([tier.value for tier in TIERS]))  # so SQLite takes the index of the few
 
 
 class _Percentiles(NamedTuple):
@@ -53,6 +71,7 @@ def stats(engine: sa.Engine, filters: Filters = NO_FILTERS) -> Stats:
         percentiles = {tier: _percentiles(connection, conditions, [tier], groups[tier]["answered"]) for tier in tiers}
         requests = sum(row["answered"] for row in groups.values())
         overall = _percentiles(connection, conditions, tiers, requests)
+        races = Races(**connection.execute(_RACES.where(*_conditions(filters, is_tier_indexed=False))).mappings().one())
     rows = list(groups.values())
     return Stats(
         requests=requests,
@@ -60,15 +79,19 @@ def stats(engine: sa.Engine, filters: Filters = NO_FILTERS) -> Stats:
         last_created_at=max((row["last"] for row in rows), default=None),
         overall=_figures(rows, requests, overall),
         tiers={tier: _figures([groups[tier]], requests, percentiles[tier]) for tier in tiers},
+        races=races,
     )
 
 
-def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+def _conditions(filters: Filters, *, is_tier_indexed: bool = True) -> list[sa.ColumnElement[bool]]:
     # coalesce keeps SQLite off the narrow indexes, whose rows it would have to fetch one by one
-    pairs = ((filters.device, _COLUMN.device_id), (filters.label, _COLUMN.label), (filters.reason, _COLUMN.reason))
+    pairs = [(filters.device, _COLUMN.device_id), (filters.label, _COLUMN.label), (filters.reason, _COLUMN.reason)]
+    indexed = msgspec.structs.replace(filters, device=None, label=None, reason=None)
+    if not is_tier_indexed:
+        pairs.append((filters.tier, _COLUMN.exit_tier))
+        indexed = msgspec.structs.replace(indexed, tier=None)
     equal = [sa.func.coalesce(column, "") == value for value, column in pairs if value is not None]
-    times = msgspec.structs.replace(filters, device=None, label=None, reason=None)
-    return [*times.conditions(), *equal]
+    return [*indexed.conditions(), *equal]
 
 
 def _sums(connection: sa.Connection, conditions: list[sa.ColumnElement[bool]]) -> Sequence[sa.RowMapping]:

@@ -178,7 +178,8 @@ class RequestLogWriter:
 
 
 def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]]]) -> None:
-    """Insert the requests that the log does not hold yet, each with its hops."""
+    """Insert the requests that the log does not hold yet, each with its hops; add to the others who lost a race."""
+    amendments = [_amendment(row) for row, _ in entries if row["loser_tier"] is not None]
     by_id = {row["request_id"]: (row, hops) for row, hops in reversed(entries)}  # the first of equals wins
     key = request_log.c.request_id
     for known in connection.scalars(sa.select(key).where(key.in_(list(by_id)))).all():
@@ -187,6 +188,12 @@ def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]
     hops = [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_]
     _insert(connection, _INSERT_REQUEST, rows)
     _insert(connection, _INSERT_HOP, hops)
+    if amendments:
+        connection.execute(_AMEND, amendments)
+
+
+def _amendment(row: Row) -> Row:
+    return {f"new_{name}": row[name] for name in ("request_id", "device_id", *_RACE)}
 
 
 def _insert(connection: sa.Connection, statements: dict[str, sa.Insert], rows: list[Row]) -> None:
@@ -206,6 +213,16 @@ def _compiled(statement: sa.Insert, dialect: sa.Dialect) -> SQLCompiler:
     return statement.compile(dialect=dialect)
 
 
+_RACE = ("race_winner", "loser_tier", "loser_label", "loser_confidence")
+_AMEND = (
+    sa.update(request_log)
+    .where(
+        request_log.c.request_id == sa.bindparam("new_request_id"),
+        request_log.c.device_id == sa.bindparam("new_device_id"),
+        request_log.c.loser_tier.is_(None),
+    )
+    .values({name: sa.bindparam(f"new_{name}") for name in _RACE})
+)
 _INSERT_REQUEST = {
     "sqlite": sqlite.insert(request_log).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(request_log).on_conflict_do_nothing(),

@@ -1,7 +1,9 @@
 """A device with an edge and a cloud worker on the in-process broker."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from common.routing.policies import ConfidenceCascade
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
 from common.service.worker import Identity, TierWorker
+from common.store.engine import writable_log
+from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Record, Tier
@@ -26,6 +30,7 @@ from common.wire.messages import LogRecord, LogRecords, Receipt
 from common.wire.topics import Topics
 from device_agent.agent import Agent
 from device_agent.build import start_agent
+from edge_broker.recorder import Receipts, Recorder
 
 TOPICS = Topics("home")
 
@@ -63,6 +68,27 @@ class Site:
         transport, inbox = self.transport("recorder"), Inbox(10_000)
         transport.subscribe(TOPICS.log, inbox)
         self._stack.enter_context(Runner("recorder", inbox, _Receipting(transport, self.records), Stopping()))
+
+    @contextmanager
+    def recording(self, url: str) -> Iterator[None]:
+        """Keep a real log as the edge does."""
+        transport, inbox = self.transport("recorder"), Inbox(10_000)
+        transport.subscribe(TOPICS.log, inbox)
+        receipts = Receipts(transport, TOPICS, "edge-1")
+        with (
+            writable_log(url) as engine,
+            RequestLogWriter(engine, on_committed=receipts.send) as writer,
+            Runner("recorder", inbox, Recorder(writer, receipts), Stopping()),
+        ):
+            yield
+
+    @staticmethod
+    def wait_for(claim: Callable[[], bool], limit_s: float = 10.0) -> None:
+        """Wait until a claim holds."""
+        end, pause = time.monotonic() + limit_s, threading.Event()
+        while not claim():
+            assert time.monotonic() < end, "it never came true"
+            pause.wait(0.01)
 
     def start_device(
         self, *, policy: str = "unsure", outbox: Path | None = None, drain_s: float = 5.0, **limits: Any

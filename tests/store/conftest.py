@@ -41,7 +41,7 @@ def record() -> RecordMaker:
     """Make a record; keywords replace fields of the answer or of the record."""
 
     def make(request_id: str = "r-1", **fields: object) -> Record:
-        outer = {name: fields.pop(name) for name in ("created_at", "text", "true_label") if name in fields}
+        outer = {name: fields.pop(name) for name in ("created_at", "text", "true_label", "race") if name in fields}
         answer = {
             "request_id": request_id,
             "device_id": "pi-1",
@@ -119,7 +119,7 @@ def log_url(request: pytest.FixtureRequest) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test that uses a log over both stores, unless it is about SQLite's file itself."""
     asked = set(metafunc.definition._fixtureinfo.argnames)
-    is_of_sqlite = asked & {"log_path", "version_1"} or metafunc.definition.get_closest_marker("sqlite")
+    is_of_sqlite = asked & {"log_path", "old_log"} or metafunc.definition.get_closest_marker("sqlite")
     if "log_url" in metafunc.fixturenames and not is_of_sqlite:
         metafunc.parametrize("log_url", ["sqlite", "postgresql"], indirect=True)
 

@@ -13,7 +13,7 @@ from common.store.queries import find, newest
 from common.store.writer import RequestLogWriter
 from tests.store.conftest import RecordMaker
 
-VERSION_1 = Path(__file__).with_name("version_1.sql").read_text(encoding="utf-8")
+RELEASED = tuple(sorted(Path(__file__).parent.glob("version_*.sql")))  # a log as each released schema made it
 
 
 def schema_of(path: Path) -> list[str]:
@@ -24,11 +24,11 @@ def schema_of(path: Path) -> list[str]:
     return ["".join(sql.split()) for (sql,) in rows]
 
 
-@pytest.fixture
-def version_1(tmp_path: Path) -> Path:
-    path = tmp_path / "version-1.sqlite"
+@pytest.fixture(params=RELEASED, ids=lambda path: path.stem)
+def old_log(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "old.sqlite"
     with sqlite3.connect(path) as connection:
-        connection.executescript(VERSION_1)
+        connection.executescript(request.param.read_text(encoding="utf-8"))
     connection.close()
     return path
 
@@ -55,8 +55,8 @@ def test_commits_reach_the_disk_where_that_is_asked_for(log_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
-def test_a_log_of_version_1_opens_with_all_it_held(version_1: Path, record: RecordMaker) -> None:
-    with writable_log(f"sqlite:///{version_1}") as engine:
+def test_a_log_of_every_released_schema_opens_with_all_it_held(old_log: Path, record: RecordMaker) -> None:
+    with writable_log(f"sqlite:///{old_log}") as engine:
         with RequestLogWriter(engine) as writer:
             writer.append(record("new-1"))
         old = find(engine, "old-1")
@@ -68,11 +68,15 @@ def test_a_log_of_version_1_opens_with_all_it_held(version_1: Path, record: Reco
 
 
 @pytest.mark.usefixtures("log")
-def test_an_upgraded_log_has_the_schema_of_a_new_one(version_1: Path, log_path: Path) -> None:
-    with writable_log(str(version_1)):
+def test_an_upgraded_log_has_the_schema_of_a_new_one(old_log: Path, log_path: Path) -> None:
+    with writable_log(str(old_log)):
         pass
 
-    assert schema_of(version_1) == schema_of(log_path)
+    assert schema_of(old_log) == schema_of(log_path)
+
+
+def test_every_released_schema_has_a_log_to_be_tested_with() -> None:
+    assert len(RELEASED) == len(MIGRATIONS)
 
 
 def test_a_later_version_is_one_function(log: sa.Engine) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.types import Record
+from common.types import Race, Record, Tier
 from tests.store.conftest import RecordMaker, Run
 
 Write = Callable[[Iterable[Record]], None]
@@ -49,6 +49,16 @@ def test_show_tells_the_way(run: Run) -> None:
     assert code == 0
     assert "answered by the cloud" in table
     assert [hop["node"] for hop in json.loads(document)["hops"]] == ["pi-1", "edge-1"]
+
+
+def test_show_and_stats_say_who_won_a_race(run: Run, write: Write, record: RecordMaker) -> None:
+    race = Race(loser_tier=Tier.CLOUD, loser_label="positive", loser_confidence=0.75)
+    write([record("raced", exit_tier=Tier.DEVICE, race=race), record("alone")])
+
+    assert "won by the device; the cloud would have said positive (75.0 %)" in " ".join(run("show", "raced")[1].split())
+    assert "1 races" in run("stats")[1]
+    races = json.loads(run("stats", "--json")[1])["races"]
+    assert races == {"requests": 1, "won_by_device": 1, "compared": 1, "agreed": 1}
 
 
 @pytest.mark.usefixtures("three")

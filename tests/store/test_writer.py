@@ -8,12 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from common.errors import OverloadedError, StoreError, TransportError, WireError
+from common.store.queries import newest
 from common.store.schema import hop, request_log
 from common.store.writer import Committed, RequestLogWriter
+from common.types import Race, Reason, Tier
 from tests.store.conftest import RecordMaker
 
 LIMIT_S = 20
@@ -241,3 +244,26 @@ def test_a_killed_process_leaves_whole_batches(log_path: Path) -> None:
     assert receipted
     assert set(receipted) <= kept
     assert (halves, sound) == ((0,), ("ok",))
+
+
+def test_who_lost_a_race_is_added_to_the_row_by_its_own_device_and_once(log: sa.Engine, record: RecordMaker) -> None:
+    late = Race(loser_tier=Tier.CLOUD, loser_label="negative", loser_confidence=0.75)
+    won = record("r-1", exit_tier=Tier.DEVICE, reason=Reason.DEGRADED, race=Race())
+    foreign = record("r-1", device_id="other", race=msgspec.structs.replace(late, loser_label="forged"))
+    repeated = record("r-1", race=msgspec.structs.replace(late, loser_label="again"))
+    for each in (won, foreign, record("r-1", exit_tier=Tier.DEVICE, race=late), repeated):
+        with RequestLogWriter(log) as writer:
+            writer.append(each)
+
+    (row,) = newest(log)
+    assert (row.reason, row.race_winner, row.loser_tier) == (Reason.DEGRADED, Tier.DEVICE, Tier.CLOUD)
+    assert (row.loser_label, row.loser_confidence) == ("negative", 0.75)
+
+
+def test_a_record_and_what_is_added_to_it_may_come_in_one_commit(log: sa.Engine, record: RecordMaker) -> None:
+    late = Race(loser_tier=Tier.CLOUD, loser_label="negative", loser_confidence=0.75)
+    with RequestLogWriter(log) as writer:
+        writer.append(record("r-1", exit_tier=Tier.DEVICE, race=Race()))
+        writer.append(record("r-1", exit_tier=Tier.DEVICE, race=late))
+
+    assert [row.loser_label for row in newest(log)] == ["negative"]

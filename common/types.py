@@ -61,6 +61,9 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     predictions: tuple[Count, ...] = ()  # class index at each exit head passed, in order
     confidences: tuple[Fraction, ...] = ()  # calibrated top probability at each of them
     variant: Annotated[str, msgspec.Meta(max_length=64)] = ""  # revision that ran, where it is not the request's own
+    codec: str = ""  # of the hidden states as they came in; empty where the request began
+    received_tokens: Count = 0  # in them
+    received_width: Count = 0  # dimensions per token in them: the budget of a thin link, or all of the model's
 
     def __post_init__(self) -> None:
         if self.end < self.start:

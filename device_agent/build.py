@@ -10,6 +10,7 @@ from common.engine.choice import choose_policy, find_clusterer
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Exited, Pipeline
+from common.engine.thinness import Always, Thinness
 from common.errors import CrashError
 from common.model.bundle import Bundle, open_bundle
 from common.routing.cost import CostModel
@@ -103,10 +104,13 @@ def start_agent(
 def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
     """Load the embedding and the device's layers, and run them once."""
     policy = choose_policy(bundle, settings.routing.policy)
+    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads)
+    thinness = Thinness(codec=settings.device.codec, budget=settings.link.budget, tokens=settings.link.tokens)
+    chooser = Always(thinness, pipeline.links)
     model = DeviceModel(
         entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=settings.model.threads),
-        pipeline=Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads),
-        escalation=Escalation(bundle.manifest, settings.device.codec),
+        pipeline=pipeline,
+        escalation=Escalation(bundle.manifest, settings.device.codec, links=pipeline.links, chooser=chooser),
     )
     warm_up = ("warm", "up") if bundle.manifest.is_pair else ("warm up", None)
     model.pipeline.advance([model.entrance.enter(*warm_up).state])  # the first run of a session is slow

@@ -70,8 +70,9 @@ def wire() -> str:
         "## Records inside messages",
         *(_record_section(kind, kinds) for kind in inside),
         _enumerations(),
-        "## Activation codecs\n\nHidden states `[S, H]` of S real tokens become tensors of these names.\n\n"
-        + _codecs_table(),
+        "## Activation codecs\n\nHidden states `[S, H]` of S real tokens become tensors "
+        "by these names. Over a [thin link](thin-link.md) they have fewer tokens, and a budget of the bundle in place "
+        "of H.\n\n" + _codecs_table(),
         "## JSON documents",
         _input_section(kinds),
         _ANSWER,
@@ -282,10 +283,10 @@ def _page(*parts: str) -> str:
 
 
 _NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", bytes: "bytes"}
-_BYTES = {"float32": "4·S·H", "float16": "2·S·H", "int8": "S·H + 2·S"}
+_BYTES = {"float32": "4·S·H", "float16": "2·S·H", "int8": "S·H + 2·S", "int4": "S·(17·H / 32 + 4) + H / 8"}
 _FAILURES = {
     "model_mismatch": "the tier serves another model revision than the device",
-    "bad_message": "tensors, shape, split point or codec do not fit the model",
+    "bad_message": "tensors, shape, split point, codec or the width of a thin link do not fit the model",
     "expired": "the budget had run out; reserved, today such a request is dropped and counted",
     "overloaded": "a bound of the tier was reached; reserved, today such a request is dropped and counted",
     "internal": "inference failed; the tier's log has the traceback",

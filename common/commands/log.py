@@ -226,6 +226,7 @@ def _print_request(request: RoutedRequest) -> None:
         "queue ms",
         "compute ms",
         "bytes in",
+        "as",
         "variant",
     )
     print_table("its way", columns, (_hop_line(hop) for hop in request.hops))
@@ -242,5 +243,6 @@ def _hop_line(hop: LoggedHop) -> tuple[str | int | float | None, ...]:
         number(hop.queue_ms),
         number(hop.compute_ms),
         hop.received_bytes,
+        f"{hop.codec} {hop.received_tokens} x {hop.received_width}" if hop.codec else "-",
         hop.variant or "-",
     )

@@ -68,6 +68,13 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
     codec: str = "int8"  # of the hidden states it sends
 
 
+class Link(Section, frozen=True, kw_only=True):
+    """How thin hidden states leave, where the bundle has thin links: docs/thin-link.md."""
+
+    budget: Annotated[int, msgspec.Meta(ge=0)] = 0  # dimensions per token; one of the bundle's budgets, 0 for all
+    tokens: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0  # share of the tokens, those that count most
+
+
 class DeviceLog(Section, frozen=True, kw_only=True):
     """What a device tells the log."""
 
@@ -135,6 +142,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     model: Model = Model()
     routing: Routing = Routing()
     device: DeviceLimits = DeviceLimits()
+    link: Link = Link()
     log: DeviceLog = DeviceLog()
     outbox: Outbox = Outbox()
     metrics: Metrics = Metrics()
@@ -149,6 +157,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     model: Model = Model()
     routing: Routing = Routing()
     worker: Worker = Worker()
+    link: Link = Link()
     log: EdgeLog = EdgeLog()
     broker: EmbeddedBroker = EmbeddedBroker()
     metrics: Metrics = Metrics()

@@ -1,37 +1,66 @@
 """A state to the message that carries it, and back: the same steps for an offload and an escalation."""
 
+from collections.abc import Mapping
+
 from common.engine.pipeline import State
+from common.engine.thinness import Always, Chooser, Thinness
 from common.errors import ModelMismatchError, WireError
 from common.model.manifest import Manifest
+from common.model.thin_links import ThinLink, ThinLinks
+from common.routing.evidence import Floats
 from common.types import Hop
 from common.wire.activations import codec, decode_activation
 from common.wire.messages import HiddenStates
 
+_NO_LINKS: Mapping[int, ThinLink] = {}
+
 
 class Escalation:
-    """Packs states for the next tier with one activation codec."""
+    """Packs states for the next tier, each as thin as its chooser says."""
 
-    def __init__(self, manifest: Manifest, codec_name: str) -> None:
+    def __init__(
+        self, manifest: Manifest, codec_name: str, *, links: ThinLinks | None = None, chooser: Chooser | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            manifest: The model.
+            codec_name: Activation codec where there is no chooser.
+            links: The bundle's thin links.
+            chooser: Decides per message; without one, all dimensions and tokens leave.
+        """
         self._revision = manifest.revision
-        self._codec = codec(codec_name)
+        self._links = links or {}
+        self._chooser = chooser or Always(Thinness(codec=codec_name), self._links)
 
     def pack(
         self, request_id: str, device_id: str, state: State, *, budget_ms: float, hops: tuple[Hop, ...]
     ) -> HiddenStates:
         """Make the message that carries a state on."""
+        thinness = self._chooser.choose(state.layers_run, len(state.hidden_states), budget_ms)
         return HiddenStates(
             request_id=request_id,
             device_id=device_id,
             model_revision=self._revision,
             split_point=state.layers_run,
             budget_ms=budget_ms,
-            codec=self._codec.name,
-            tensors=self._codec.encode(state.hidden_states),
+            codec=thinness.codec,
+            tensors=codec(thinness.codec).encode(
+                thin(state.hidden_states, thinness, self._links.get(state.layers_run))
+            ),
             hops=hops,
         )
 
 
-def unpack_state(message: HiddenStates, manifest: Manifest) -> State:
+def thin(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Floats:
+    """Drop tokens and dimensions [S, H] as far as there is a link that can."""
+    if link is None:
+        return hidden_states
+    kept = link.attended(hidden_states, thinness.tokens) if thinness.tokens < 1 else hidden_states
+    return link.shrink(kept, thinness.budget) if thinness.budget else kept
+
+
+def unpack_state(message: HiddenStates, manifest: Manifest, links: Mapping[int, ThinLink] = _NO_LINKS) -> State:
     """Read the state that a message carries.
 
     Raises:
@@ -42,9 +71,10 @@ def unpack_state(message: HiddenStates, manifest: Manifest) -> State:
         raise ModelMismatchError(
             f"request is of model revision {message.model_revision[:32]!r}, this tier serves {manifest.revision!r}"
         )
-    hidden = decode_activation(message.codec, message.tensors)  # [S, H]
-    tokens, width = hidden.shape
-    if width != manifest.hidden_size or tokens > manifest.max_tokens:
+    received = decode_activation(message.codec, message.tensors)  # [S, W]
+    tokens, width = received.shape
+    link = links.get(message.split_point) if width != manifest.hidden_size else None
+    if (link is None and width != manifest.hidden_size) or tokens > manifest.max_tokens:
         raise WireError(
             f"hidden states {[tokens, width]} do not fit [at most {manifest.max_tokens}, {manifest.hidden_size}]"
         )
@@ -54,4 +84,11 @@ def unpack_state(message: HiddenStates, manifest: Manifest) -> State:
     confidences = tuple(confidence for hop in message.hops for confidence in hop.confidences)
     if len(confidences) != len(predictions):
         raise WireError(f"{len(predictions)} predictions came with {len(confidences)} confidences")
-    return State(hidden_states=hidden, layers_run=message.split_point, predictions=predictions, confidences=confidences)
+    return State(
+        hidden_states=received if link is None else link.restore(received),
+        layers_run=message.split_point,
+        predictions=predictions,
+        confidences=confidences,
+        temperatures=None if link is None else link.temperatures(width),
+        form=(tokens, width),
+    )

@@ -1,6 +1,6 @@
 """A tier's segments run in order, with the policy asked at every exit head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from common.model.bundle import Bundle
 from common.model.segments import LayerSegment, SegmentOutput, open_layers
+from common.model.thin_links import open_thin_links
 from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
 from common.routing.policies import Policy
 from common.types import Reason
@@ -21,6 +22,8 @@ class State:
     layers_run: int
     predictions: tuple[int, ...] = ()  # at the exits passed so far
     confidences: tuple[float, ...] = ()  # there
+    temperatures: Mapping[int, float] | None = None  # of the exits behind the thin link it came over
+    form: tuple[int, int] = (0, 0)  # tokens and dimensions in which it came over the wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class Pipeline:
         self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads)}
         self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
         self._policy = policy
+        self.links = open_thin_links(bundle)  # over which states may come in
 
     @property
     def split_points(self) -> frozenset[int]:
@@ -86,6 +90,7 @@ class Pipeline:
                 layers_run=segment.span.end,
                 predictions=best.predictions,
                 confidences=best.confidences,
+                temperatures=state.temperatures,
             )
             if is_enough:
                 verdicts[item] = best
@@ -99,7 +104,7 @@ class Pipeline:
         self, segment: LayerSegment, output: SegmentOutput, states: Sequence[State]
     ) -> list[tuple[Exited, bool]]:
         layer = segment.span.end
-        probabilities = softmax(output.logits, self._temperatures[layer])  # [B, C]
+        probabilities = softmax(output.logits, self._temperatures_at(layer, states))  # [B, C]
         predictions = probabilities.argmax(axis=1)  # [B]
         confidences = confidence(probabilities).tolist()  # [B]
         is_choice = layer < self._num_layers and self._policy.is_selective
@@ -133,6 +138,11 @@ class Pipeline:
             )
             for row, state in enumerate(states)
         ]
+
+    def _temperatures_at(self, layer: int, states: Sequence[State]) -> Floats:
+        """Give the temperature [B, 1] of an exit for each state: a thin link changes how sure one may be."""
+        usual = self._temperatures[layer]
+        return np.array([[(state.temperatures or {}).get(layer, usual)] for state in states], np.float32)
 
 
 def _stack(states: Sequence[State]) -> tuple[Floats, NDArray[np.int64]]:

@@ -51,9 +51,9 @@ class ExitEvidence:
     is_tier_end: bool = True  # the running tier holds no further layer: not exiting means escalating
 
 
-def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Calibrated probabilities [..., labels] of logits."""
-    scaled = logits / np.float32(temperature)
+def softmax(logits: Floats, temperature: float | Floats = 1.0) -> Floats:
+    """Calibrated probabilities [..., labels] of logits; a temperature each, [..., 1], or one for all."""
+    scaled = logits / np.asarray(temperature, np.float32)
     scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return scaled / scaled.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ from common.config.settings import CloudSettings, EdgeSettings
 from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
+from common.engine.thinness import Always, Thinness
 from common.errors import TransportError
 from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
@@ -108,6 +109,12 @@ def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[B
     return bundle, pipeline
 
 
+def _open_escalation(settings: EdgeSettings, identity: Identity, pipeline: Pipeline) -> Escalation:
+    thinness = Thinness(codec=settings.worker.codec, budget=settings.link.budget, tokens=settings.link.tokens)
+    chooser = Always(thinness, pipeline.links)
+    return Escalation(identity.manifest, settings.worker.codec, links=pipeline.links, chooser=chooser)
+
+
 def work(
     settings: EdgeSettings | CloudSettings,
     identity: Identity,
@@ -119,7 +126,7 @@ def work(
     channel: Channel,
 ) -> Runner:
     """Subscribe to a tier's requests and give the runner that answers them."""
-    escalation = None if identity.tier is Tier.CLOUD else Escalation(identity.manifest, settings.worker.codec)
+    escalation = None if isinstance(settings, CloudSettings) else _open_escalation(settings, identity, pipeline)
     worker = TierWorker(
         identity,
         pipeline,

@@ -91,7 +91,7 @@ class TierWorker:
         return None
 
     def _state(self, message: HiddenStates) -> State:
-        state = unpack_state(message, self._identity.manifest)
+        state = unpack_state(message, self._identity.manifest, self._pipeline.links)
         if state.layers_run not in self._pipeline.split_points:
             raise WireError(f"split point {state.layers_run} is none of {sorted(self._pipeline.split_points)}")
         return state
@@ -197,4 +197,7 @@ class TierWorker:
             confidence=best.confidence,
             predictions=best.predictions[len(job.state.predictions) :],
             confidences=best.confidences[len(job.state.confidences) :],
+            codec=job.message.codec,
+            received_tokens=job.state.form[0],
+            received_width=job.state.form[1],
         )

@@ -34,9 +34,16 @@ def _add_races_and_variants(connection: sa.Connection) -> None:
     )
 
 
+def _tell_how_thin_hops_were(connection: sa.Connection) -> None:
+    integer = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
+    for column in ("codec TEXT", f"received_tokens {integer}", f"received_width {integer}"):
+        connection.exec_driver_sql(f"ALTER TABLE hop ADD COLUMN {column}")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _index_recording_and_labels,
     _add_races_and_variants,
+    _tell_how_thin_hops_were,
 )  # MIGRATIONS[k] brings version k + 1 to version k + 2
 
 _LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once

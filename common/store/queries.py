@@ -52,6 +52,9 @@ class LoggedHop(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
     predictions: tuple[int, ...]
     variant: str
+    codec: str | None  # null where the request began, and in what was logged before schema version 4
+    received_tokens: int | None
+    received_width: int | None  # dimensions per token
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,6 +97,9 @@ def _hop_row(request_id: str, position: int, hop: Hop) -> Row:
         "confidence": hop.confidence,
         "variant": hop.variant,
         "predictions": f"[{','.join(map(str, hop.predictions))}]",
+        "codec": hop.codec or None,
+        "received_tokens": hop.received_tokens if hop.codec else None,
+        "received_width": hop.received_width if hop.codec else None,
     }
 
 

@@ -72,6 +72,9 @@ hop = sa.Table(
     sa.Column("confidence", _REAL, nullable=False),
     sa.Column("predictions", sa.Text, nullable=False),  # class index at each exit head passed, as a JSON array
     sa.Column("variant", sa.Text, nullable=False, server_default=""),  # revision, where not the request's own
+    sa.Column("codec", sa.Text),  # of the hidden states as they came in; null where the request began
+    sa.Column("received_tokens", _BIG),
+    sa.Column("received_width", _BIG),  # dimensions per token: the budget of a thin link, or all of the model's
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )

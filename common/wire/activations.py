@@ -1,6 +1,7 @@
 """Activation codecs: hidden states to tensors and back, chosen by name.
 
-Bytes for S tokens of width H: ``float32`` 4·S·H, ``float16`` 2·S·H, ``int8`` S·H + 2·S.
+Bytes for S tokens of width H: ``float32`` 4·S·H, ``float16`` 2·S·H, ``int8`` S·H + 2·S, ``int4`` about
+S·(17·H / 32 + 4) + H / 8. The width is that of what travels: a thin link sends fewer dimensions than the model has.
 """
 
 from typing import Any, Protocol
@@ -12,7 +13,9 @@ from common.errors import ConfigError, WireError
 from common.wire.messages import Tensor
 from common.wire.tensors import pack, unpack
 
-Hidden = NDArray[np.float32]  # [sequence, hidden]
+Hidden = NDArray[np.float32]  # [sequence, width]
+
+_DIMENSIONS_PER_OUTLIER = 16
 
 
 class ActivationCodec(Protocol):
@@ -70,10 +73,8 @@ class Int8:
 
     def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
         """Quantise [S, H] to int8 with a scale [S] per token."""
-        peak = np.abs(hidden_states).max(axis=1, keepdims=True)  # [S, 1]
-        scale = np.clip(peak / 127, 6.2e-5, 65504).astype(np.float16)  # [S, 1], the smallest normal and largest half
-        quantised = np.rint(hidden_states / scale.astype(np.float32))
-        return (pack(np.clip(quantised, -127, 127, out=quantised).astype(np.int8)), pack(scale[:, 0]))
+        quantised, scale = _quantise(hidden_states, 127)
+        return (pack(quantised.astype(np.int8)), pack(scale))
 
     def decode(self, tensors: tuple[Tensor, ...]) -> Hidden:
         """Scale [S, H] back."""
@@ -84,7 +85,50 @@ class Int8:
         return values * scale.astype(np.float32)[:, None]
 
 
-_CODECS: dict[str, ActivationCodec] = {codec.name: codec for codec in (Float32(), Float16(), Int8())}
+class Int4:
+    """About an eighth of the bytes: four bits a value, but eight for the outlier dimensions, and two scales per token.
+
+    A few dimensions of a transformer's hidden states are many times larger than the rest; one scale for all of them
+    would leave the rest no bits. They are found in each message by their largest value.
+    """
+
+    name = "int4"
+
+    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+        """Quantise [S, W]: outliers [S, K] to int8, the rest to pairs of half bytes [S, (W - K) / 2]."""
+        width = hidden_states.shape[1]
+        columns = _outlier_columns(hidden_states)  # [K], ascending
+        rest = np.delete(hidden_states, columns, axis=1)  # [S, W - K], an even number
+        outliers, coarse = hidden_states[:, columns], np.zeros_like(rest)
+        scales = np.ones((len(hidden_states), 2), np.float16)  # [S, 2]
+        outliers, scales[:, 0] = _quantise(outliers, 127)
+        if len(columns) < width:
+            coarse, scales[:, 1] = _quantise(rest, 7)
+        nibbles = (coarse + 8).astype(np.uint8)
+        pairs = nibbles[:, 0::2] << 4 | nibbles[:, 1::2]
+        return (pack(outliers.astype(np.int8)), pack(pairs), pack(columns.astype(np.uint16)), pack(scales))
+
+    def decode(self, tensors: tuple[Tensor, ...]) -> Hidden:
+        """Scale [S, W] back."""
+        outliers, pairs, columns, scales = _expect(tensors, "|i1", "|u1", "<u2", "<f2")
+        tokens, kept = outliers.shape
+        if pairs.ndim != 2 or len(pairs) != tokens or scales.shape != (tokens, 2):
+            raise WireError(f"int4 outliers {[tokens, kept]} came with {list(pairs.shape)} and {list(scales.shape)}")
+        width = kept + 2 * pairs.shape[1]
+        if columns.shape != (kept,) or len(np.unique(columns)) != kept or int(columns.max()) >= width:
+            raise WireError(f"int4 outlier dimensions must be {kept} different ones below {width}")
+        _finite(scales)
+        factors = scales.astype(np.float32)
+        hidden = np.empty((tokens, width), np.float32)
+        rest = np.ones(width, bool)
+        rest[columns] = False
+        nibbles = np.stack([pairs >> 4, pairs & 15], axis=2).reshape(tokens, -1).astype(np.float32) - 8  # [S, W - K]
+        hidden[:, rest] = nibbles * factors[:, 1:]
+        hidden[:, columns] = outliers * factors[:, :1]
+        return hidden
+
+
+_CODECS: dict[str, ActivationCodec] = {codec.name: codec for codec in (Float32(), Float16(), Int8(), Int4())}
 CODEC_NAMES = tuple(_CODECS)
 
 
@@ -108,6 +152,23 @@ def decode_activation(name: str, tensors: tuple[Tensor, ...]) -> Hidden:
     if name not in _CODECS:
         raise WireError(f"activation codec {name[:32]!r} is not one of {sorted(_CODECS)}")
     return _CODECS[name].decode(tensors)
+
+
+def _quantise(values: Hidden, steps: int) -> tuple[Hidden, NDArray[np.float16]]:
+    """Round [S, W] to whole numbers up to ``steps`` either way, and give the scale [S] of each token."""
+    peak = np.abs(values).max(axis=1, keepdims=True)  # [S, 1]
+    scale = np.clip(peak / steps, 6.2e-5, 65504).astype(np.float16)  # [S, 1], the smallest normal and largest half
+    quantised = np.rint(values / scale.astype(np.float32))
+    return np.clip(quantised, -steps, steps, out=quantised), scale[:, 0]
+
+
+def _outlier_columns(hidden_states: Hidden) -> NDArray[np.intp]:
+    """Find one dimension in sixteen, or one more so that the others make pairs."""
+    width = hidden_states.shape[1]
+    count = max(1, width // _DIMENSIONS_PER_OUTLIER)
+    count += (width - count) % 2
+    peaks = np.abs(hidden_states).max(axis=0)  # [W]
+    return np.sort(np.argpartition(peaks, width - count)[width - count :])
 
 
 def _expect(tensors: tuple[Tensor, ...], *dtypes: str) -> tuple[NDArray[Any], ...]:

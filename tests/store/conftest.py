@@ -32,6 +32,9 @@ HOPS = (
         received_bytes=9000,
         confidence=0.97,
         predictions=(1, 0),
+        codec="int4",
+        received_tokens=4,
+        received_width=64,
     ),
 )
 

@@ -103,7 +103,7 @@ def test_a_record_survives_the_round_trip(shared_log: sa.Engine, kept: Record) -
         Hop(start=hop.start_layer, end=hop.end_layer, **{
             name: getattr(hop, name)
             for name in ("tier", "node", "queue_ms", "compute_ms", "received_bytes", "confidence", "predictions")
-        })
+        }, codec=hop.codec or "", received_tokens=hop.received_tokens or 0, received_width=hop.received_width or 0)
         for hop in found.hops
     ] == list(kept.answer.hops)  # fmt: skip
 

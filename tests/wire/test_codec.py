@@ -134,6 +134,39 @@ def test_int8_is_off_by_at_most_half_a_step(hidden: np.ndarray) -> None:
 
 
 @given(HIDDEN)
+def test_int4_is_off_by_at_most_half_a_step_of_its_kind(hidden: np.ndarray) -> None:
+    tensors = activation_codec("int4").encode(hidden)
+    received = decode_activation("int4", tensors)
+
+    columns = unpack(tensors[2])
+    rest = np.delete(hidden, columns, axis=1)
+    steps = np.empty_like(hidden)
+    steps[:] = np.abs(rest).max(axis=1, keepdims=True) / 7 if rest.size else 0
+    steps[:, columns] = np.abs(hidden[:, columns]).max(axis=1, keepdims=True) / 127
+    steps = np.maximum(steps, 6.2e-5)
+    assert (np.abs(received - hidden) <= 0.5 * steps + 0.001 * 127 * steps).all()  # the scales are half precision
+
+
+def test_int4_keeps_outlier_dimensions_apart() -> None:
+    hidden = np.tile(np.linspace(-1, 1, 32, dtype=np.float32), (3, 1))
+    hidden[:, [5, 20]] = (300, -200)
+
+    received = decode_activation("int4", activation_codec("int4").encode(hidden))
+
+    assert np.abs(received - hidden)[:, [5, 20]].max() <= 1.5
+    assert np.abs(np.delete(received - hidden, [5, 20], axis=1)).max() <= 0.08
+
+
+@pytest.mark.parametrize("columns", [(1, 1), (0, 99), (0,)])
+def test_outlier_dimensions_that_repeat_or_lie_outside_are_refused(columns: tuple[int, ...]) -> None:
+    tensors = list(activation_codec("int4").encode(np.ones((2, 32), np.float32)))
+    tensors[2] = pack(np.array(columns, np.uint16))
+
+    with pytest.raises(WireError, match="must be 2 different ones below 32"):
+        decode_activation("int4", tuple(tensors))
+
+
+@given(HIDDEN)
 def test_float16_keeps_three_digits(hidden: np.ndarray) -> None:
     np.testing.assert_allclose(
         decode_activation("float16", activation_codec("float16").encode(hidden)), hidden, rtol=1e-3, atol=1e-7

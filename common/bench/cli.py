@@ -1,18 +1,18 @@
 """``dimee bench``: this machine, the pipeline and its rivals, side by side in one run."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from common.bench.field import RIVALS, Ground
 from common.bench.machine import this_machine
 from common.bench.machine_profile import as_toml, measure_machine, tier_profile
-from common.bench.measure import Progress
+from common.bench.measure import progress_line
 from common.bench.report import Context, as_markdown, print_document
 from common.bench.suite import FULL, QUICK, Suite
+from common.cli.groups import LazyGroup
 from common.cli.output import print_json, print_table
 from common.commands.demo_inputs import read_inputs
 from common.engine.choice import DEFAULT, routing_table
@@ -21,7 +21,17 @@ from common.evaluation.profile import read_profile
 from common.model.bundle import SHIPPED, Bundle, open_bundle
 from common.types import Tier
 
-app = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Measure this machine and the pipeline.")
+
+class BenchGroup(LazyGroup):
+    """Measurements, and those that need an extra."""
+
+    entry_point_group: ClassVar[str] = "dimee.commands.bench"
+    summaries: ClassVar[dict[str, str]] = {"security": "Measure what protection costs, and attack it."}
+
+
+app = typer.Typer(
+    cls=BenchGroup, rich_markup_mode=None, invoke_without_command=True, help="Measure this machine and the pipeline."
+)
 
 
 @app.callback()
@@ -49,7 +59,7 @@ def bench(
         extent = replace(extent, rivals=_named(rivals))
     chosen = routing_table(opened).default if policy == DEFAULT else policy
     ground = Ground(bundle=str(opened.directory.absolute()), policy=chosen, texts=texts)
-    suite = Suite(ground, _context(opened, chosen, inputs, len(texts)), extent, _progress(is_shown=not as_json))
+    suite = Suite(ground, _context(opened, chosen, inputs, len(texts)), extent, progress_line(is_shown=not as_json))
     suite.run()
     document = suite.document(is_quick=quick)
     if picture is not None:
@@ -81,7 +91,7 @@ def profile(
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: its directory does not exist")
     known = read_profile(out) if out is not None and tier is not None and out.exists() else None
-    found = measure_machine(opened, broker=broker, usual_tokens=tokens, progress=_progress(is_shown=not as_json))
+    found = measure_machine(opened, broker=broker, usual_tokens=tokens, progress=progress_line(is_shown=not as_json))
     if out is not None:
         out.write_text(as_toml(tier_profile(found, tier, known)), encoding="utf-8")
     if as_json:
@@ -119,9 +129,3 @@ def _context(bundle: Bundle, policy: str, inputs: Path | None, num_texts: int) -
         texts="shipped reviews" if inputs is None else inputs.name,
         num_texts=num_texts,
     )
-
-
-def _progress(*, is_shown: bool) -> Progress:
-    if not is_shown or not sys.stderr.isatty():
-        return lambda _: None
-    return lambda doing: print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)  # noqa: T201

@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,13 @@ class Rounds:
         pairs = zip(self.by_name[first], self.by_name[second], strict=True)
         values = [(figure(one), figure(two)) for one, two in pairs]
         return [one / two for one, two in values if one is not None and two]
+
+
+def progress_line(*, is_shown: bool) -> Progress:
+    """Give what tells on a terminal's last line what is being done."""
+    if not is_shown or not sys.stderr.isatty():
+        return lambda _: None
+    return lambda doing: print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def run_rounds(opened: Field, names: Sequence[str], load: Load, progress: Progress) -> Rounds:

@@ -14,8 +14,7 @@ from common.channel.sessions import (
     SessionTable,
 )
 from common.errors import TransportError
-from common.wire import codec
-from common.wire.messages import Failure, HiddenStates, LogRecord, LogRecords, Message, Outcome, Receipt
+from common.wire.codec import Heading, headings
 
 _MAX_GRANTS = 16_384  # requests that may be answered at a time
 RECORDS = ""  # the label of what answers records, and no single request
@@ -38,7 +37,7 @@ class Receiver:
         with self._lock:
             session, body = self._table.open(topic, payload)
             grant, plain = _split(body)
-            self._note(session, codec.decode(plain), grant)
+            self._note(session, headings(plain), grant)
             return plain
 
     def seal(self, device_id: str, topic: str, label: str, payload: bytes) -> bytes:
@@ -62,17 +61,16 @@ class Receiver:
             raise TransportError(f"nothing sealed came from {device_id!r} to answer with {label!r}")
         return found
 
-    def _note(self, session: IncomingSession, message: Message, grant: ReplyGrant | None) -> None:
-        peer = session.peer
-        match message:
-            case HiddenStates() if peer.role is Role.DEVICE and grant is None and message.device_id == peer.name:
-                self._remember(peer.name, message.request_id, session.grant(message.request_id))
-            case HiddenStates() if peer.role is Role.EDGE and grant is not None:
-                self._remember(message.device_id, message.request_id, grant)
-            case LogRecord() | LogRecords() if peer.role is Role.DEVICE and _devices(message) == {peer.name}:
-                self._remember(peer.name, RECORDS, session.grant(RECORDS))
-            case _:
-                raise SealError("substituted", f"{peer.role} {peer.name!r} may not send this {type(message).__name__}")
+    def _note(self, session: IncomingSession, headings: tuple[Heading, ...], grant: ReplyGrant | None) -> None:
+        peer, tags = session.peer, {heading.tag for heading in headings}
+        device_ids = {heading.device_id for heading in headings}
+        if peer.role is Role.DEVICE and grant is None and device_ids == {peer.name} and tags in ({"H"}, {"L"}):
+            label = headings[0].request_id if tags == {"H"} else RECORDS
+            self._remember(peer.name, label, session.grant(label))
+        elif peer.role is Role.EDGE and grant is not None and tags == {"H"}:
+            self._remember(headings[0].device_id, headings[0].request_id, grant)
+        else:
+            raise SealError("substituted", f"{peer.role} {peer.name!r} may not send messages of kind {sorted(tags)}")
 
     def _remember(self, device_id: str, label: str, grant: ReplyGrant) -> None:
         self._grants[device_id, label] = grant
@@ -81,25 +79,17 @@ class Receiver:
             self._grants.popitem(last=False)
 
 
-def label_of(message: Message) -> str:
+def label_of(heading: Heading) -> str:
     """Give the label under which a reply is sealed: its request, or none for receipts.
 
     Raises:
         SealError: It is no reply.
     """
-    match message:
-        case Outcome() | Failure():
-            return message.request_id
-        case Receipt():
-            return RECORDS
-        case _:
-            raise SealError("substituted", f"a {type(message).__name__} is no reply")
-
-
-def _devices(message: LogRecord | LogRecords) -> set[str]:
-    """Name the devices whose records a message brings; what is no record counts as nobody's."""
-    inner = (codec.decode(each) for each in message.messages) if isinstance(message, LogRecords) else (message,)
-    return {each.record.answer.device_id if isinstance(each, LogRecord) else "" for each in inner}
+    if heading.tag in {"O", "F"}:
+        return heading.request_id
+    if heading.tag == "R":
+        return RECORDS
+    raise SealError("substituted", f"a message of kind {heading.tag!r} is no reply")
 
 
 def _split(body: bytes) -> tuple[ReplyGrant | None, bytes]:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 from common.channel.incoming import RECORDS, Receiver, label_of
 from common.channel.outgoing import Sender
@@ -12,8 +11,7 @@ from common.channel.sessions import SealError
 from common.errors import TransportError, WireError
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Tier
-from common.wire import codec
-from common.wire.messages import HiddenStates
+from common.wire.codec import headings
 from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ class SealedDevice:
 
     def _open(self, topic: str, payload: bytes) -> bytes:
         label, body = self._sender.open(topic, payload)
-        if label not in {RECORDS, label_of(codec.decode(body))}:
+        if label not in {RECORDS, label_of(headings(body)[0])}:
             raise SealError("substituted", f"reply labelled {label!r} answers another request")
         return body
 
@@ -87,8 +85,8 @@ class SealedTier:
         return dict(self._counts)
 
     def _seal(self, topic: str, payload: bytes) -> bytes:
-        message = codec.decode(payload)
-        if isinstance(message, HiddenStates):
+        message, *_ = headings(payload)
+        if message.tag == "H":
             if self._sender is None or topic != self._topics.request(Tier.CLOUD):
                 raise TransportError(f"{topic!r} takes no hidden states from this tier")
             grant = self._receiver.grant(message.device_id, message.request_id)
@@ -163,7 +161,7 @@ class SealedInbox(Inbox):
                 self._refuse(delivery, exc)
             else:
                 self._counts["opened"] += 1
-                return replace(delivery, payload=plain)
+                return Delivery(delivery.topic, plain, delivery.received_at)
 
     def _refuse(self, delivery: Delivery, exc: WireError) -> None:
         reason = exc.reason if isinstance(exc, SealError) else "malformed"

@@ -7,8 +7,7 @@ a counter (the construction of Oblivious HTTP, RFC 9458, section 4.4).
 """
 
 import hashlib
-import hmac
-import secrets
+import os
 import struct
 import time
 from collections import OrderedDict
@@ -57,7 +56,7 @@ class ReplyGrant:
 
     def seal(self, topic: str, label: str, body: bytes) -> bytes:
         """Seal a reply under a key that is used once."""
-        salt, name = secrets.token_bytes(_SALT_BYTES), label.encode()
+        salt, name = os.urandom(_SALT_BYTES), label.encode()
         header = REPLY + self.session_id + salt + _LENGTH.pack(len(name)) + name
         return header + _reply_cipher(self.secret, salt).encrypt(bytes(12), body, _bound(topic, header))
 
@@ -115,6 +114,7 @@ class IncomingSession:
     """A session as a worker holds it."""
 
     session_id: bytes
+    opening: bytes
     peer: Peer
     opened_ms: int
     cipher: ChaCha20Poly1305
@@ -158,7 +158,7 @@ class SessionTable:
         self._secrets = secrets_
         self._tier = tier
         self._lifetime_s = lifetime_s
-        self._by_id: dict[bytes, IncomingSession] = {}
+        self._by_opening: dict[bytes, IncomingSession] = {}
         self._by_peer: dict[str, _Openings] = {}
 
     def open(self, topic: str, payload: bytes) -> tuple[IncomingSession, bytes]:
@@ -168,7 +168,7 @@ class SessionTable:
             SealError: It is plain, altered, of a stranger, for another topic or tier, out of date, or came before.
         """
         opening, counter, start = _read_request(payload)
-        session = self._by_id.get(_session_id(opening)) or self._admit(opening)
+        session = self._by_opening.get(opening) or self._admit(opening)
         self._check_age(session.opened_ms)
         body = _decrypt(session.cipher, _nonce(counter), payload[start:], _bound(topic, payload[:start]))
         self._keep(session)
@@ -190,7 +190,7 @@ class SessionTable:
         openings = self._by_peer.get(peer.name)
         if openings is not None and opened_ms <= openings.floor_ms:
             raise SealError("replayed", f"session of {peer.name!r} is older than those that are over")
-        return IncomingSession(_session_id(opening), peer, opened_ms, ChaCha20Poly1305(key), reply_root)
+        return IncomingSession(_session_id(opening), opening, peer, opened_ms, ChaCha20Poly1305(key), reply_root)
 
     def _check_age(self, opened_ms: int) -> None:
         age_s = time.time() - opened_ms / 1000
@@ -198,14 +198,14 @@ class SessionTable:
             raise SealError("out_of_date", f"session was opened {age_s:.0f} s ago; are the clocks of both nodes right?")
 
     def _keep(self, session: IncomingSession) -> None:
-        if session.session_id in self._by_id:
+        if session.opening in self._by_opening:
             return
         openings = self._by_peer.setdefault(session.peer.name, _Openings())
-        openings.sessions[session.session_id] = self._by_id[session.session_id] = session
+        openings.sessions[session.session_id] = self._by_opening[session.opening] = session
         while len(openings.sessions) > _SESSIONS_PER_PEER:
             oldest = min(openings.sessions.values(), key=lambda each: each.opened_ms)
             openings.floor_ms = max(openings.floor_ms, oldest.opened_ms)
-            del openings.sessions[oldest.session_id], self._by_id[oldest.session_id]
+            del openings.sessions[oldest.session_id], self._by_opening[oldest.opening]
 
 
 def _read_request(payload: bytes) -> tuple[bytes, int, int]:
@@ -228,7 +228,10 @@ def reply_session(payload: bytes) -> bytes:
     Raises:
         SealError: It is no sealed reply.
     """
-    _read_reply(payload)
+    if payload[:4] != REPLY:
+        raise SealError("plain", f"{len(payload)} bytes are no sealed reply")
+    if len(payload) < 4 + SESSION_ID_BYTES:
+        raise SealError("truncated", f"sealed reply of {len(payload)} bytes is not whole")
     return payload[4 : 4 + SESSION_ID_BYTES]
 
 
@@ -264,11 +267,11 @@ def _keys(private: X25519PrivateKey, public: X25519PublicKey, opening: bytes) ->
 
 
 def _exchange_secret(root: bytes, label: str) -> bytes:
-    return hmac.digest(root, b"exchange\0" + label.encode(), "sha256")
+    return hashlib.blake2s(b"exchange\0" + label.encode(), key=root).digest()
 
 
 def _reply_cipher(secret: bytes, salt: bytes) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(hmac.digest(secret, b"reply\0" + salt, "sha256"))
+    return ChaCha20Poly1305(hashlib.blake2s(b"reply\0" + salt, key=secret).digest())
 
 
 def _session_id(opening: bytes) -> bytes:

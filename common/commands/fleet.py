@@ -57,17 +57,17 @@ class Fleet:
         """Start a device that reads inputs from its stdin and writes answers to its stdout."""
         return self._start(node, ["device", "run", "--stdin"], self._environment(node, settings), stdin=subprocess.PIPE)
 
-    def wait_online(self, *nodes: str) -> None:
-        """Wait until every node's retained status says online.
+    def wait_online(self, *nodes: str, settings: Mqtt | None = None, client_id: str | None = None) -> None:
+        """Wait until every node's retained status says online; ``settings`` where the broker asks who listens.
 
         Raises:
             ConfigError: A node's process ended instead.
             TransportError: It took too long.
         """
         topics, inbox, missing = Topics(self.site), Inbox(64), set(nodes)
-        settings = Mqtt(host=self.broker.host, port=self.broker.port, site=self.site)
+        settings = settings or Mqtt(host=self.broker.host, port=self.broker.port, site=self.site)
         deadline = time.monotonic() + _START_LIMIT_S
-        with MqttTransport(settings, client_id=f"{self.site}-watch") as transport:
+        with MqttTransport(settings, client_id=client_id or f"{self.site}-watch") as transport:
             transport.subscribe(topics.status("+", "+"), inbox)
             while missing and time.monotonic() < deadline:
                 for delivery in inbox.get_batch(64, timeout=0.2) or ():

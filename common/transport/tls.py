@@ -7,6 +7,8 @@ from pathlib import Path
 from common.config.settings import Mqtt
 from common.errors import ConfigError
 
+_RECORD_BYTES = 16_384  # the most that a TLS record holds
+
 
 def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
     """Give the context that the settings ask for; None for plain MQTT.
@@ -20,12 +22,30 @@ def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the chain and the broker's name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _ReadAhead
     try:
         context.load_verify_locations(_file("mqtt.tls_ca_file", settings.tls_ca_file))
     except ssl.SSLError as exc:
         raise ConfigError(f"mqtt.tls_ca_file: {settings.tls_ca_file} holds no PEM certificate: {exc.reason}") from exc
     _load_identity(context, settings)
     return context
+
+
+class _ReadAhead(ssl.SSLSocket):
+    """Reads a whole record at a time: paho asks byte by byte, and each question goes all the way through OpenSSL."""
+
+    _ahead = b""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Give at most ``buflen`` bytes (see ``socket.recv``)."""
+        if not self._ahead:
+            self._ahead = super().recv(max(buflen, _RECORD_BYTES), flags)
+        taken, self._ahead = self._ahead[:buflen], self._ahead[buflen:]
+        return taken
+
+    def pending(self) -> int:
+        """How many bytes are decrypted and not read yet."""
+        return len(self._ahead) + super().pending()
 
 
 def is_loopback(host: str) -> bool:

@@ -69,3 +69,46 @@ def peek(payload: bytes) -> Peek:
 
 
 _PEEKED = frozenset({"device_id", "budget_ms", "attempt"})
+
+
+class Heading(NamedTuple):
+    """What a message is and whose, as its first fields say; the rest is not looked at."""
+
+    tag: str
+    request_id: str = ""
+    device_id: str = ""  # of requests and records; a batch of records has a heading for each
+
+
+def headings(payload: bytes, *, is_record: bool = False) -> tuple[Heading, ...]:
+    """Read whose message this is, at a tenth of what decoding takes: one heading, or one per record of a batch.
+
+    Raises:
+        WireError: It does not begin like a message.
+    """
+    reader = msgpack.Unpacker(raw=False, use_list=False, max_buffer_size=MAX_MESSAGE_BYTES, max_array_len=8192)
+    try:
+        reader.feed(payload)
+        reader.read_array_header()
+        match reader.unpack():
+            case "O" | "F" as tag:
+                return (Heading(tag, _text(reader.unpack())),)
+            case "H" as tag:
+                return (Heading(tag, _text(reader.unpack()), _text(reader.unpack())),)
+            case "L" as tag:
+                reader.read_array_header()  # the record, and in it first of all the answer
+                reader.read_array_header()
+                return (Heading(tag, _text(reader.unpack()), _text(reader.unpack())),)
+            case "R" as tag:
+                return (Heading(tag),)
+            case "B" if not is_record:
+                return tuple(headings(inner, is_record=True)[0] for inner in reader.unpack())
+            case tag:
+                raise WireError(f"message refused: {tag!r:.32} is no tag")
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException) as exc:
+        raise WireError(f"{len(payload)} bytes do not begin like a message ({type(exc).__name__})") from exc
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value

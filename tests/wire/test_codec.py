@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from common.errors import WireError
-from common.types import Hop, Reason, Tier
+from common.types import Answer, Hop, Reason, Record, Tier
 from common.wire import codec
 from common.wire.activations import CODEC_NAMES, decode_activation
 from common.wire.activations import codec as activation_codec
-from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, Tensor
+from common.wire.messages import Failure, HiddenStates, LogRecord, LogRecords, Message, Outcome, Receipt, Tensor
 from common.wire.tensors import MAX_TENSOR_BYTES, pack, unpack
 
 HIDDEN = arrays.arrays(
@@ -53,6 +53,53 @@ def test_hidden_states_come_back_as_they_left(hidden: np.ndarray, codec_name: st
     message = hidden_states(hidden, codec_name)
 
     assert codec.decode(codec.encode(message)) == message
+
+
+def _record(device_id: str, request_id: str = "r1") -> LogRecord:
+    answer = Answer(
+        request_id=request_id,
+        device_id=device_id,
+        model_revision="0" * 16,
+        reason=Reason.CONFIDENT,
+        label="good",
+        confidence=0.5,
+        exit_layer=1,
+        exit_tier=Tier.DEVICE,
+        entry_tier=Tier.DEVICE,
+        total_ms=1.0,
+    )
+    return LogRecord(record=Record(answer=answer, created_at=1.0))
+
+
+def test_headings_say_what_decoding_would() -> None:
+    records = [_record("pi-1"), _record("pi-2", "r2")]
+    batch = LogRecords(messages=tuple(codec.encode(record) for record in records))
+    failure = Failure(request_id="r1", code="internal", detail="no", node="edge-1")
+
+    assert codec.headings(codec.encode(hidden_states(np.ones((2, 3), np.float32)))) == (("H", "r1", "pi-1"),)
+    assert codec.headings(codec.encode(failure)) == (("F", "r1", ""),)
+    assert codec.headings(codec.encode(Receipt(request_ids=("r1",)))) == (("R", "", ""),)
+    assert codec.headings(codec.encode(records[0])) == (("L", "r1", "pi-1"),)
+    assert codec.headings(codec.encode(batch)) == (("L", "r1", "pi-1"), ("L", "r2", "pi-2"))
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"",
+        b"H",
+        ["X", "r1"],
+        ["H", 1, "pi-1"],
+        ["H", "r1"],
+        ["B", [["L"]]],
+        ["B", [msgpack.packb(["B", []])]],
+        {"H": 1},
+    ],
+    ids=repr,
+)
+def test_what_does_not_begin_like_a_message_has_no_headings(begin: object) -> None:
+    with pytest.raises(WireError):
+        codec.headings(begin if isinstance(begin, bytes) else msgpack.packb(begin))
 
 
 @given(st.lists(hops, min_size=1, max_size=3), st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=5))

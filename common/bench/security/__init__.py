@@ -1,0 +1,1 @@
+"""What protection costs and what it stops: ``dimee bench security``."""

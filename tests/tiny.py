@@ -78,3 +78,12 @@ def _dimee(*arguments: object) -> None:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny float32 bundle for the whole session."""
     return make_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_variant(tiny_bundle: Path) -> Path:
+    """The same weights in int8."""
+    bundle = tiny_bundle.parent / "variant"
+    run = tiny_bundle.parent / "run"
+    _dimee("model", "export", "--run", run, "--split", "1,2", "--precision", "int8", "--out", bundle)
+    return bundle

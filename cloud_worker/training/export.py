@@ -24,6 +24,7 @@ from common.errors import ConfigError
 from common.evaluation.scoring import Setting
 from common.evaluation.table import fit_table
 from common.evaluation.trace import CALIBRATION_FILE, Trace
+from common.inputs.examples import sha256_of
 from common.model.bundle import seal
 from common.model.manifest import MANIFEST_FILE, ROUTING_FILE, TOKENIZER_FILE, ExitEntry, Manifest, SegmentEntry
 from common.types import Depths, Span
@@ -97,7 +98,8 @@ def export_bundle(run: RunDirectory, plan: ExportPlan, out: Path) -> Manifest:
         routing = fit_table(trace, Setting(depths=plan.depths(network.num_layers)))
         (made / ROUTING_FILE).write_bytes(msgspec.json.encode(routing))
         shutil.copy(run.path / "tokenizer.json", made / TOKENIZER_FILE)
-        draft = _manifest(plan, {**record, "export": report}, network, trace=trace, directory=made)
+        origin = {**record, "weights": sha256_of(run.weights), "export": report}
+        draft = _manifest(plan, origin, network, trace=trace, directory=made)
         (made / CARD_FILE).write_text(model_card(draft, plan.licence), encoding="utf-8")
         files = {file.name: seal(file) for file in sorted(made.iterdir())}
         manifest = msgspec.structs.replace(draft, files=files).sealed()

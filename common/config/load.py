@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 
@@ -81,7 +81,7 @@ def _overrides(kind: type[Section], environment: Mapping[str, str]) -> Tables:
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
             _check_keys(kind, {section: {key: value}}, f"environment variable {name}")
-            tables.setdefault(section, {})[key] = value
+            tables.setdefault(section, {})[key] = value.split(",") if (section, key) in _lists(kind) else value
     return tables
 
 
@@ -99,6 +99,16 @@ def _known_keys(kind: type[Section]) -> dict[str, tuple[str, ...]]:
     return {
         field.encode_name: tuple(inner.encode_name for inner in msgspec.structs.fields(field.type))
         for field in msgspec.structs.fields(kind)
+    }
+
+
+def _lists(kind: type[Section]) -> set[tuple[str, str]]:
+    """Find the keys that hold lists; the environment writes them with commas."""
+    return {
+        (section.encode_name, field.encode_name)
+        for section in msgspec.structs.fields(kind)
+        for field in msgspec.structs.fields(section.type)
+        if get_origin(field.type) is tuple
     }
 
 

@@ -96,6 +96,7 @@ class Worker(Section, frozen=True, kw_only=True):
     codec: str = "int8"  # of the hidden states it escalates
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
     max_batch: AtLeastOne = 1  # computed together, never waited for; above 1, int8 answers depend on their company
+    variants: tuple[str, ...] = ()  # bundles of the same training run, e.g. in float32; chosen by the time that is left
     max_waiting: AtLeastOne = 256  # requests that wait, in turn by device; beyond, the least valuable is shed
 
 

@@ -34,19 +34,30 @@ class Escalation:
         self._chooser = chooser or Always(Thinness(codec=codec_name), self._links)
 
     def pack(
-        self, request_id: str, device_id: str, state: State, *, budget_ms: float, hops: tuple[Hop, ...]
+        self,
+        request_id: str,
+        device_id: str,
+        state: State,
+        *,
+        budget_ms: float,
+        hops: tuple[Hop, ...],
+        revision: str | None = None,
     ) -> HiddenStates:
-        """Make the message that carries a state on."""
+        """Make the message that carries a state on, under the request's own revision where that is another.
+
+        A thin link belongs to one revision, so states of another leave whole.
+        """
         thinness = self._chooser.choose(state.layers_run, len(state.hidden_states), budget_ms)
+        is_own = revision is None or revision == self._revision
         return HiddenStates(
             request_id=request_id,
             device_id=device_id,
-            model_revision=self._revision,
+            model_revision=self._revision if revision is None else revision,
             split_point=state.layers_run,
             budget_ms=budget_ms,
             codec=thinness.codec,
             tensors=codec(thinness.codec).encode(
-                thin(state.hidden_states, thinness, self._links.get(state.layers_run))
+                thin(state.hidden_states, thinness, self._links.get(state.layers_run) if is_own else None)
             ),
             hops=hops,
         )

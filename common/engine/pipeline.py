@@ -1,7 +1,9 @@
 """A tier's segments run in order, with the policy asked at every exit head."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,13 @@ from common.model.segments import LayerSegment, SegmentOutput, open_layers
 from common.model.thin_links import open_thin_links
 from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
 from common.routing.policies import Policy
-from common.types import Reason
+from common.routing.selection import Profile
+from common.types import Reason, Span
+
+_UNKNOWN = Profile()
+_BELIEVED_S = 10.0
+_WARM_UP_RUNS = 3
+_WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,9 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, policy: Policy, *, depth: int, threads: int = 1) -> None:
         self.depth = depth
+        self.manifest = bundle.manifest
+        self._profiles: dict[int, Profile] = {}  # of the segment that begins at a layer, per input
+        self._measured_at: dict[int, float] = {}  # monotonic seconds
         self._num_layers = bundle.manifest.num_layers
         self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads)}
         self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
@@ -66,21 +77,54 @@ class Pipeline:
         """Layers at which a state may come in."""
         return frozenset(self._segments)
 
-    def advance(self, states: Sequence[State]) -> list[Verdict]:
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The segments, from the first layer on."""
+        return tuple(segment.span for _, segment in sorted(self._segments.items()))
+
+    def advance(self, states: Sequence[State], *, upto: int | None = None) -> list[Verdict]:
         """Carry states that stand at one split point as far as the policy asks.
 
         States may differ in length: they are padded and masked, and those that exit leave the batch at once.
+
+        Args:
+            states: Where the inputs stand.
+            upto: The exit that has the last word though the tier is deeper, for want of time.
         """
         verdicts: dict[int, Verdict] = {}
         waiting = dict(enumerate(states))
         while waiting:
-            waiting = self._run_segment(waiting, verdicts)
+            waiting = self._run_segment(waiting, verdicts, upto)
         return [verdicts[item] for item in range(len(states))]
 
-    def _run_segment(self, waiting: dict[int, State], verdicts: dict[int, Verdict]) -> dict[int, State]:
+    def warm_up(self) -> None:
+        """Run every segment a few times, for the first run is slow and the next ones begin its profile."""
+        hidden = np.zeros((1, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)
+        mask = np.ones((1, _WARM_UP_TOKENS), np.int64)
+        for _ in range(_WARM_UP_RUNS):
+            for segment in self._segments.values():
+                self._run_measured(segment, hidden, mask)
+
+    def profile(self, start: int) -> Profile:
+        """Tell how long the segment from a layer takes; unknown again after a while, or one slow run would ban it."""
+        is_believed = time.monotonic() - self._measured_at.get(start, -math.inf) < _BELIEVED_S
+        return self._profiles[start] if is_believed else _UNKNOWN
+
+    def _run_measured(self, segment: LayerSegment, hidden: Floats, mask: NDArray[np.int64]) -> SegmentOutput:
+        started = time.perf_counter()
+        output = segment.run(hidden, mask)
+        spent_ms = (time.perf_counter() - started) * 1000 / len(hidden)
+        start = segment.span.start
+        self._profiles[start] = self._profiles.get(start, _UNKNOWN).updated(spent_ms)
+        self._measured_at[start] = time.monotonic()
+        return output
+
+    def _run_segment(
+        self, waiting: dict[int, State], verdicts: dict[int, Verdict], upto: int | None
+    ) -> dict[int, State]:
         states = list(waiting.values())
         segment = self._segments[states[0].layers_run]
-        output = segment.run(*_stack(states))
+        output = self._run_measured(segment, *_stack(states))
         exits = self._read_exit(segment, output, states)
         stays: dict[int, State] = {}
         for row, (item, state) in enumerate(waiting.items()):
@@ -94,6 +138,8 @@ class Pipeline:
             )
             if is_enough:
                 verdicts[item] = best
+            elif segment.span.end == upto and upto != self.depth:
+                verdicts[item] = replace(best, reason=Reason.FINAL)
             elif segment.span.end == self.depth:
                 verdicts[item] = Unsure(state=carried, best=best)
             else:

@@ -72,6 +72,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if missing:
             raise ValueError(f"files {sorted(missing)} have no hash")
 
+    @property
+    def weights(self) -> str | None:
+        """Name the weights that were exported: bundles of one training run agree in it, whatever their precision."""
+        found = self.training.get("weights")
+        return found if isinstance(found, str) else None
+
     def exit_at(self, layer: int) -> ExitEntry:
         """Give the exit after ``layer``."""
         return next(exit_ for exit_ in self.exits if exit_.layer == layer)

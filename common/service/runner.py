@@ -1,6 +1,7 @@
 """A thread that handles what is queued, in batches that never wait to fill."""
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from common.service.telemetry.telemetry import Telemetry
 from common.transport.contract import Delivery, Inbox
 
 _LOGGER = logging.getLogger(__name__)
+_BELIEVED_S = 1.0
 
 
 class Handler(Protocol):
@@ -40,14 +42,17 @@ class Runner:
         *,
         max_batch: int = 16,
         backlog: Backlog | None = None,
+        quickest_ms: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._inbox = inbox
         self._handler = handler
         self._stopping = stopping
         self._max_batch = max_batch
         self._backlog: Backlog = InOrder() if backlog is None else backlog  # an empty backlog is false
+        self._quickest_ms = quickest_ms  # of the handler's ways to do a batch
         self._busy_since: float | None = None  # time.monotonic()
         self._profile = Profile()  # of handling a batch
+        self._measured_at = -math.inf  # monotonic seconds
         self._thread = threading.Thread(target=self._run, name=name)
 
     def __enter__(self) -> Self:
@@ -77,6 +82,15 @@ class Runner:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def _expected_ms(self) -> float:
+        """Give how long the next batch will take; a measurement from a while ago counts for nothing.
+
+        Else one stall longer than every budget would have all requests dropped as late, and nothing measured again.
+        """
+        if time.monotonic() - self._measured_at > _BELIEVED_S:
+            return 0.0
+        return min(self._profile.bound_ms(), self._quickest_ms())
+
     def _next_batch(self) -> list[Delivery] | None:
         """Choose among all that waits; None when the inbox is closed and all is done."""
         while True:
@@ -86,6 +100,7 @@ class Runner:
                 return None
             for delivery in come or ():
                 self._backlog.add(delivery)
+            self._backlog.expected_ms = self._expected_ms()
             if batch := self._backlog.take(self._max_batch):
                 return batch
 
@@ -95,8 +110,8 @@ class Runner:
                 started = self._busy_since = time.monotonic()
                 self._handler.handle(deliveries)
                 self._busy_since = None
-                self._profile = self._profile.updated((time.monotonic() - started) * 1000)
-                self._backlog.expected_ms = self._profile.bound_ms()
+                self._measured_at = time.monotonic()
+                self._profile = self._profile.updated((self._measured_at - started) * 1000)
         except Exception as exc:
             _LOGGER.exception("the %s thread died; this process stops", self._thread.name)
             self._stopping(CrashError(f"the {self._thread.name} thread died: {exc}"))

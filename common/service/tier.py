@@ -1,7 +1,7 @@
 """How edge and cloud are put together: bundle, pipeline, worker and the thread that runs it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +12,7 @@ from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
+from common.engine.variants import check_family
 from common.errors import TransportError
 from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import Manifest
@@ -70,7 +71,8 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     telemetry.watch_connection(transport)
     telemetry.watch("channel", counters=channel.counters)
     spoken = channel.over(transport)
-    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
+    others = open_variants(settings, tier, bundle)
+    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel, variants=others)
     return TierNode(
         transport=transport, channel=channel, spoken=spoken, runner=runner, telemetry=telemetry, status=status
     )
@@ -105,6 +107,7 @@ def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[B
     bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
     policy = choose_policy(bundle, settings.routing.policy)
     pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
+    pipeline.warm_up()
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
     return bundle, pipeline
 
@@ -113,6 +116,26 @@ def _open_escalation(settings: EdgeSettings, identity: Identity, pipeline: Pipel
     thinness = Thinness(codec=settings.worker.codec, budget=settings.link.budget, tokens=settings.link.tokens)
     chooser = Always(thinness, pipeline.links)
     return Escalation(identity.manifest, settings.worker.codec, links=pipeline.links, chooser=chooser)
+
+
+def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundle) -> tuple[Pipeline, ...]:
+    """Load the other bundles that a tier may run, each with the policy of its own routing table.
+
+    Raises:
+        ConfigError: One is of other weights or another cut than the tier's own, or does not exist.
+        ArtifactError: One is not intact.
+    """
+    pipelines = []
+    for location in settings.worker.variants:
+        bundle = open_bundle(location, bundle_gate(settings.model))
+        check_family(own.manifest, bundle.manifest, location)
+        policy = choose_policy(bundle, settings.routing.policy)
+        depth = bundle.manifest.depths.of(tier)
+        pipelines.append(Pipeline(bundle, policy, depth=depth, threads=settings.model.threads))
+        _LOGGER.info("%s may also run %s, revision %s", tier, bundle.manifest.precision, bundle.revision)
+    for pipeline in pipelines:
+        pipeline.warm_up()
+    return tuple(pipelines)
 
 
 def work(
@@ -124,6 +147,7 @@ def work(
     *,
     telemetry: Telemetry,
     channel: Channel,
+    variants: Sequence[Pipeline] = (),
 ) -> Runner:
     """Subscribe to a tier's requests and give the runner that answers them."""
     escalation = None if isinstance(settings, CloudSettings) else _open_escalation(settings, identity, pipeline)
@@ -133,11 +157,20 @@ def work(
         transport,
         escalation=escalation,
         max_remembered=settings.worker.max_remembered,
+        variants=variants,
         meter=telemetry.meter,
     )
     inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
     backlog = FairByDevice(settings.worker.max_waiting)
-    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch, backlog=backlog)
+    runner = Runner(
+        "inference",
+        inbox,
+        worker,
+        stopping,
+        max_batch=settings.worker.max_batch,
+        backlog=backlog,
+        quickest_ms=worker.quickest_ms,
+    )
     runner.observe(telemetry)
     return runner

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
+from common.engine.variants import Chosen, Variants
 from common.errors import ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
 from common.service.telemetry.vitals import Meter, NoMeter
@@ -50,12 +51,13 @@ class TierWorker:
         *,
         escalation: Escalation | None,
         max_remembered: int,
+        variants: Sequence[Pipeline] = (),
         meter: Meter = _NO_METER,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._meter = meter
         self._identity = identity
-        self._pipeline = pipeline
+        self._variants = Variants((pipeline, *variants))
         self._transport = transport
         self._escalation = escalation  # None: the last tier
         self._remembered: OrderedDict[tuple[str, str], tuple[str, bytes]] = OrderedDict()
@@ -64,8 +66,16 @@ class TierWorker:
     def handle(self, deliveries: list[Delivery]) -> None:
         """Answer, escalate or refuse what was waiting together, by split point."""
         jobs = [job for delivery in deliveries if (job := self._accept(delivery))]
-        for split_point in {job.message.split_point for job in jobs}:
-            self._run([job for job in jobs if job.message.split_point == split_point])
+        together: dict[tuple[int, Chosen], list[_Job]] = {}
+        for job in jobs:
+            chosen = self._variants.choose(job.message.split_point, job.message.budget_ms - job.queue_ms)
+            together.setdefault((job.message.split_point, chosen), []).append(job)
+        for (_, chosen), those in together.items():
+            self._run(chosen, those)
+
+    def quickest_ms(self) -> float:
+        """Give how long the quickest way of computing takes; infinite where there is only one."""
+        return self._variants.quickest_ms()
 
     def _accept(self, delivery: Delivery) -> _Job | None:
         self.counters["received"] += 1
@@ -91,36 +101,38 @@ class TierWorker:
         return None
 
     def _state(self, message: HiddenStates) -> State:
-        state = unpack_state(message, self._identity.manifest, self._pipeline.links)
-        if state.layers_run not in self._pipeline.split_points:
-            raise WireError(f"split point {state.layers_run} is none of {sorted(self._pipeline.split_points)}")
+        pipeline = self._variants.of(message.model_revision)
+        state = unpack_state(message, pipeline.manifest, pipeline.links)
+        if state.layers_run not in self._variants.split_points:
+            raise WireError(f"split point {state.layers_run} is none of {sorted(self._variants.split_points)}")
         return state
 
-    def _run(self, jobs: Sequence[_Job]) -> None:
+    def _run(self, chosen: Chosen, jobs: Sequence[_Job]) -> None:
         started = time.perf_counter()
         try:
-            verdicts = self._pipeline.advance([job.state for job in jobs])
+            verdicts = chosen.pipeline.advance([job.state for job in jobs], upto=chosen.upto)
         except Exception as exc:  # noqa: BLE001 - the message boundary: one input must not stop the tier, nor its batch
-            self._isolate(jobs, exc)
+            self._isolate(chosen, jobs, exc)
             return
         compute_ms = (time.perf_counter() - started) * 1000 / len(jobs)  # each one's share of the batch
         for job, verdict in zip(jobs, verdicts, strict=True):
-            self._send(job, verdict, compute_ms)
+            self._send(chosen, job, verdict, compute_ms)
 
-    def _isolate(self, jobs: Sequence[_Job], exc: Exception) -> None:
+    def _isolate(self, chosen: Chosen, jobs: Sequence[_Job], exc: Exception) -> None:
         if len(jobs) > 1:
             for job in jobs:
-                self._run([job])
+                self._run(chosen, [job])
             return
         _LOGGER.error("%s: inference failed", jobs[0].message.request_id, exc_info=exc)
         self._refuse(jobs[0].message, "internal", exc)
 
-    def _send(self, job: _Job, verdict: Verdict, compute_ms: float) -> None:
-        hops = (*job.message.hops, self._hop(job, verdict, compute_ms))
+    def _send(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> None:
+        hops = (*job.message.hops, self._hop(chosen, job, verdict, compute_ms))
         self._meter.hop(hops[-1])
         match verdict:
             case Exited():
                 self.counters["answered"] += 1
+                self.counters["cut_short"] += verdict.layer == chosen.upto < chosen.pipeline.depth
                 self._answer(job.message, verdict, hops)
             case Unsure() if self._escalation is None:
                 raise AssertionError("the last tier is never unsure")
@@ -128,7 +140,12 @@ class TierWorker:
                 self.counters["escalated"] += 1
                 left_ms = max(0.0, job.message.budget_ms - job.queue_ms - compute_ms)
                 carried = self._escalation.pack(
-                    job.message.request_id, job.message.device_id, verdict.state, budget_ms=left_ms, hops=hops
+                    job.message.request_id,
+                    job.message.device_id,
+                    verdict.state,
+                    budget_ms=left_ms,
+                    hops=hops,
+                    revision=job.message.model_revision,
                 )
                 self._publish(carried, self._identity.topics.request(Tier.CLOUD), carried)
 
@@ -184,7 +201,8 @@ class TierWorker:
         self.counters["refused"] += 1
         _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
 
-    def _hop(self, job: _Job, verdict: Verdict, compute_ms: float) -> Hop:
+    def _hop(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> Hop:
+        revision = chosen.pipeline.manifest.revision
         best = verdict if isinstance(verdict, Exited) else verdict.best
         return Hop(
             tier=self._identity.tier,
@@ -197,6 +215,7 @@ class TierWorker:
             confidence=best.confidence,
             predictions=best.predictions[len(job.state.predictions) :],
             confidences=best.confidences[len(job.state.confidences) :],
+            variant="" if revision == job.message.model_revision else revision,
             codec=job.message.codec,
             received_tokens=job.state.form[0],
             received_width=job.state.form[1],

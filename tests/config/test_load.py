@@ -28,6 +28,14 @@ def test_the_environment_wins_over_the_file_and_the_file_over_defaults(tmp_path:
     )
 
 
+def test_the_environment_writes_lists_with_commas(tmp_path: Path) -> None:
+    path = write(tmp_path, '[node]\nid = "edge-1"\n[worker]\nvariants = ["c"]\n')
+
+    found = [load(EdgeSettings, path, given).worker.variants for given in ({}, {"DIMEE_WORKER__VARIANTS": "a,b"})]
+
+    assert found == [("c",), ("a", "b")]
+
+
 def test_origins_name_where_each_value_comes_from(tmp_path: Path) -> None:
     path = write(tmp_path, '[node]\nid = "pi-1"\n')
 

@@ -1,5 +1,6 @@
 """Three times more work than a tier can do does not cost it what it can do."""
 
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -59,3 +60,27 @@ def test_throughput_under_threefold_overload_stays_near_its_peak() -> None:
     assert (
         done["quiet"] > 0.9 * 0.2 * 3.0 * min(2.0 / SERVICE_S, 1e9) * 0.5
     )  # its own share, however much the other sends
+
+
+@dataclass
+class Stalling:
+    """Stalls once for longer than any budget, as a machine that sleeps, and is quick again from then on."""
+
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def handle(self, deliveries: list[Delivery]) -> None:
+        if self.counters["handled"] == 2:
+            time.sleep(3 * BUDGET_MS / 1000)
+        self.counters["handled"] += len(deliveries)
+
+
+@pytest.mark.timeout(60)
+def test_one_stall_longer_than_every_budget_does_not_end_all_work() -> None:
+    handler, inbox = Stalling(), Inbox(100)
+    pause, until = threading.Event(), time.monotonic() + 20
+    with Runner("inference", inbox, handler, Stopping(), max_batch=1, backlog=FairByDevice(64)):
+        while handler.counters["handled"] < 5 and time.monotonic() < until:
+            inbox.put(Delivery("edge/request", request("one", budget_ms=BUDGET_MS).payload, time.monotonic()))
+            pause.wait(0.02)
+
+    assert handler.counters["handled"] >= 5

@@ -123,14 +123,14 @@ def test_bytes_that_are_no_request_are_counted_and_stop_nothing(bench: Bench, pa
 
 
 def test_one_input_that_breaks_the_model_does_not_take_its_batch_along(bench: Bench, monkeypatch: Any) -> None:
-    advance = bench.worker._pipeline.advance
+    advance = bench.worker._variants.pipelines[0].advance
 
-    def fragile(states: list[State]) -> Any:
+    def fragile(states: list[State], **options: Any) -> Any:
         if any(state.hidden_states[0, 0] < 0 for state in states):
             raise RuntimeError("broken input")
-        return advance(states)
+        return advance(states, **options)
 
-    monkeypatch.setattr(bench.worker._pipeline, "advance", fragile)
+    monkeypatch.setattr(bench.worker._variants.pipelines[0], "advance", fragile)
     broken = State(hidden_states=-np.ones((4, 16), np.float32), layers_run=1)
     poison = Escalation(bench.bundle.manifest, "int8").pack("bad", "pi-1", broken, budget_ms=1e6, hops=())
 

@@ -1,7 +1,7 @@
 """Token batches of similar length, in an order that seed and epoch alone decide."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ class EncodedTexts:
         else:
             encodings = tokenizer.encode_batch(list(zip(examples.texts, examples.pairs, strict=True)))
         self._pad_id = pad_id
-        self._mask_id, self._special_ids = _mask_of(tokenizer, pad_id)
         self._ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         self._types = [np.array(encoding.type_ids, dtype=np.int64) for encoding in encodings]
         self.lengths = np.array([len(ids) for ids in self._ids])
@@ -65,14 +64,6 @@ class EncodedTexts:
             labels=self.labels[list(rows)],
         )
 
-    def hide_words(self, batch: Batch, share: float) -> Batch:
-        """Put the tokenizer's mask in the place of some words, drawn by torch's generator; special tokens stay."""
-        if share <= 0:
-            return batch
-        is_word = torch.isin(batch.input_ids, self._special_ids, invert=True)  # [B, S]
-        is_hidden = is_word & (torch.rand(batch.input_ids.shape) < share)
-        return replace(batch, input_ids=batch.input_ids.masked_fill(is_hidden, self._mask_id))
-
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
         """Rows of each batch of one epoch: random, but of similar length within a batch."""
         draw = np.random.default_rng([seed, epoch])
@@ -90,11 +81,3 @@ class EncodedTexts:
         order = np.argsort(self.lengths, kind="stable").tolist()
         for start in range(0, len(order), batch_size):
             yield self.batch(order[start : start + batch_size])
-
-
-def _mask_of(tokenizer: Tokenizer, pad_id: int) -> tuple[int, Tensor]:
-    """Id that hides a word, and the ids that are no words."""
-    special = {place for place, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    found = [tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>", "[UNK]", "<unk>")]
-    mask_id = next((place for place in found if place is not None), pad_id)
-    return mask_id, torch.tensor(sorted({pad_id, mask_id, *special, *tokenizer.encode("").ids}))

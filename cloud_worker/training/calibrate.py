@@ -1,39 +1,34 @@
 """What the kept-back texts teach an exported bundle: a trace of its exits, and their temperatures."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_worker.training.batches import EncodedTexts
-from cloud_worker.training.parity import Chain
 from common.evaluation.trace import Trace
+from common.evaluation.tracing import trace_texts
+from common.inputs.examples import LabelledTexts
+from common.model.bundle import Bundle
 from common.routing.fitting import fit_temperature
 
-MAX_DROP = 0.003  # of accuracy, against the last exit on the kept-back texts
-_GRID = tuple(np.round(np.concatenate([np.arange(0.5, 0.98, 0.02), np.arange(0.98, 1.0, 0.002)]), 4).tolist())
 
-
-def trace_kept_back(chain: Chain, texts: EncodedTexts, epochs: NDArray[np.float32]) -> Trace:
-    """Run the kept-back texts through the exported segments and fit every exit's temperature.
-
-    One text at a time, as a device does: int8 activations are scaled by batch, so a batch answers otherwise.
+def trace_kept_back(bundle: Bundle, kept_back: LabelledTexts, epochs: NDArray[np.float32]) -> Trace:
+    """Run the kept-back texts through a bundle as the tiers would, and fit every exit's temperature.
 
     Args:
-        chain: The exported segments.
-        texts: N kept-back texts.
+        bundle: Segments that are not calibrated yet.
+        kept_back: N texts whose labels the training data named.
         epochs: [T, L, N], probability of the true label after each training epoch, at all exits of the backbone.
     """
-    outputs = [chain.run(texts.batch([row])) for row in range(len(texts))]
-    logits = np.concatenate([output.logits for output in outputs], axis=1)  # [E, N, C]
-    labels = texts.labels.numpy()
-    return Trace(
-        exits=chain.exits,
-        temperatures=tuple(fit_temperature(exit_logits, labels) for exit_logits in logits),
-        logits=logits,
-        pooled=_coarse(np.concatenate([output.pooled for output in outputs], axis=1), steps=64),
-        features=_coarse(np.concatenate([output.embedded.mean(axis=1) for output in outputs]), steps=128),
-        tokens=texts.lengths.astype(np.intp),
-        labels=labels,
-        probabilities_by_epoch=epochs[:, [layer - 1 for layer in chain.exits]],
+    pairs = kept_back.pairs or (None,) * len(kept_back)
+    labels = kept_back.label_indices(bundle.manifest.training["labels"])
+    trace = trace_texts(bundle, list(zip(kept_back.texts, pairs, strict=True)), labels)
+    return replace(
+        trace,
+        temperatures=tuple(fit_temperature(exit_logits, trace.labels) for exit_logits in trace.logits),
+        pooled=_coarse(trace.pooled, steps=64),
+        features=_coarse(trace.features, steps=128),
+        probabilities_by_epoch=epochs[:, [layer - 1 for layer in trace.exits]],
     )
 
 

@@ -73,11 +73,14 @@ def _recipe(record: dict[str, Any]) -> list[str]:
             f"- Kept back: {split['kept_back']} of {split['whole_texts']} whole texts (seed {split['seed']}); "
             f"{split['dropped']} rows that are parts of them were dropped, {split['training']} rows trained on."
         ),
-        f"- Reference: the last exit alone, {_schedule(recipe['reference'])}.",
         (
-            f"- Joint: all exits from the reference's weights, {_schedule(recipe['joint'])}; exit weights {weights}; "
-            f"{recipe['distillation']:.0%} of the loss from the frozen reference at temperature "
-            f"{recipe['temperature']}; the word table stays as the reference left it."
+            f"- References, {recipe['references']} by consecutive seeds: the last exit alone, "
+            f"{_schedule(recipe['reference'])}."
+        ),
+        (
+            f"- Joint: all exits from the first reference's weights, {_schedule(recipe['joint'])}; "
+            f"exit weights {weights}; {recipe['distillation']:.0%} of the loss from the frozen references at "
+            f"temperature {recipe['temperature']}; the word table stays as the reference left it."
         ),
     ]
 

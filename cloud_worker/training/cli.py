@@ -29,6 +29,13 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
+class TaskMetric(StrEnum):
+    """What a task is scored by."""
+
+    ACCURACY = "accuracy"
+    MATTHEWS = "matthews"
+
+
 @app.command()
 def train(  # noqa: PLR0913 - options of a command
     backbone: Annotated[str, typer.Option(help="Directory or hub name of a BERT, DistilBERT or RoBERTa encoder.")],
@@ -41,17 +48,16 @@ def train(  # noqa: PLR0913 - options of a command
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     keep_back: Annotated[int, typer.Option(min=1, help="Whole texts kept back for calibration.")] = 2000,
+    metric: Annotated[TaskMetric, typer.Option(help="accuracy or matthews (CoLA).")] = TaskMetric.ACCURACY,
     max_tokens: Annotated[int, typer.Option(min=8, help="Longest input; the rest is cut.")] = 128,
     reference_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the last exit alone (the teacher).")] = 3,
+    references: Annotated[int, typer.Option(min=1, help="Models of the last exit alone that teach together.")] = 1,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of all exits together.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak rate of the backbone.")] = 8e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Peak rate of the exit heads.")] = 5e-4,
     distillation: Annotated[float, typer.Option(min=0, max=1, help="Share of the teacher in the loss.")] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Softens the teacher.")] = 2.0,
-    word_dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of words hidden, jointly.")] = 0.0,
-    whole_repeats: Annotated[int, typer.Option(min=1, help="Times an epoch shows a whole text, jointly.")] = 1,
-    start: Annotated[Path | None, typer.Option(help="Finished run on the same split to go on from.")] = None,
     average_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the last steps to average.")] = 0.22,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 1,
     split_seed: Annotated[int, typer.Option(help="Seed of the kept-back draw.")] = 7,
@@ -84,15 +90,15 @@ def train(  # noqa: PLR0913 - options of a command
         keep_back=keep_back,
         split_seed=split_seed,
         max_tokens=max_tokens,
-        start=start,
         backbone_name=backbone_name or Path(backbone).name,
     )
     recipe = Recipe(
         reference=replace(schedule, epochs=reference_epochs),
-        joint=replace(schedule, word_dropout=word_dropout),
-        whole_repeats=whole_repeats,
+        joint=schedule,
+        references=references,
         distillation=distillation,
         temperature=temperature,
+        metric=metric.value,
     )
     record = TrainingRun(sources, recipe, RunDirectory(out)).run(command_line(["dimee", *sys.argv[1:]]))
     if as_json:

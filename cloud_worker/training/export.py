@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.calibrate import trace_kept_back
@@ -25,7 +26,7 @@ from common.evaluation.scoring import Setting
 from common.evaluation.table import fit_table
 from common.evaluation.trace import CALIBRATION_FILE, Trace
 from common.inputs.examples import sha256_of
-from common.model.bundle import seal
+from common.model.bundle import Bundle, seal
 from common.model.manifest import MANIFEST_FILE, ROUTING_FILE, TOKENIZER_FILE, ExitEntry, Manifest, SegmentEntry
 from common.types import Depths, Span
 
@@ -87,25 +88,43 @@ def export_bundle(run: RunDirectory, plan: ExportPlan, out: Path) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="dimee-export-") as scratch:
         made = Path(scratch)
         report = _write_segments(network, spans, texts, plan.precision, made)
-        chain = Chain(made / _EMBEDDING_FILE, [(span, made / _segment_file(span)) for span in spans])
-        with np.load(run.observations, allow_pickle=False) as observed:
-            expected = observed["logits"][[span.end - 1 for span in spans]]  # [exits, N, C]
-            epochs = observed["true_probability"]
-        trace = trace_kept_back(chain, texts, epochs)
-        if plan.precision == "int8":
-            report["int8_agreement"] = check_agreement(trace.logits, expected, chain.exits)
-        (made / CALIBRATION_FILE).write_bytes(trace.to_bytes())
-        routing = fit_table(trace, Setting(depths=plan.depths(network.num_layers)))
-        (made / ROUTING_FILE).write_bytes(msgspec.json.encode(routing))
         shutil.copy(run.path / "tokenizer.json", made / TOKENIZER_FILE)
+        draft = _manifest(plan, record, network, made)
+        trace = _calibrate(run, draft, made)
+        if plan.precision == "int8":
+            report["int8_agreement"] = check_agreement(trace.logits, _expected(run, trace.exits), trace.exits)
+        (made / CALIBRATION_FILE).write_bytes(trace.to_bytes())
+        routing = fit_table(trace, Setting(depths=draft.depths, metric=record["metric"]))
+        (made / ROUTING_FILE).write_bytes(msgspec.json.encode(routing))
         origin = {**record, "weights": sha256_of(run.weights), "export": report}
-        draft = _manifest(plan, origin, network, trace=trace, directory=made)
-        (made / CARD_FILE).write_text(model_card(draft, plan.licence), encoding="utf-8")
-        files = {file.name: seal(file) for file in sorted(made.iterdir())}
-        manifest = msgspec.structs.replace(draft, files=files).sealed()
-        (made / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        calibrated = msgspec.structs.replace(draft, exits=_exits(trace), training=origin)
+        (made / CARD_FILE).write_text(model_card(calibrated, plan.licence), encoding="utf-8")
+        manifest = _seal(calibrated, made)
         shutil.copytree(made, out, dirs_exist_ok=True)
     return manifest
+
+
+def _calibrate(run: RunDirectory, draft: Manifest, directory: Path) -> Trace:
+    """Trace the kept-back texts through what is exported so far."""
+    _seal(draft, directory)
+    with np.load(run.observations, allow_pickle=False) as observed:
+        epochs = observed["true_probability"]
+    return trace_kept_back(Bundle(directory), run.read_kept_back(), epochs)
+
+
+def _expected(run: RunDirectory, exits: Sequence[int]) -> NDArray[np.float32]:
+    """Logits [exits, N, C] of the network itself on the kept-back texts."""
+    with np.load(run.observations, allow_pickle=False) as observed:
+        logits: NDArray[np.float32] = observed["logits"][[layer - 1 for layer in exits]]
+    return logits
+
+
+def _seal(manifest: Manifest, directory: Path) -> Manifest:
+    """Write the manifest over the files that lie in its directory."""
+    found = sorted(file for file in directory.iterdir() if file.name != MANIFEST_FILE)
+    sealed = msgspec.structs.replace(manifest, files={file.name: seal(file) for file in found}).sealed()
+    (directory / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(sealed)))
+    return sealed
 
 
 def _kept_back(run: RunDirectory, record: dict[str, Any], network: MultiExitNetwork) -> EncodedTexts:
@@ -165,11 +184,17 @@ def _segment_file(span: Span) -> str:
     return f"layers-{span.start:02d}-{span.end:02d}.onnx"
 
 
-def _manifest(
-    plan: ExportPlan, record: dict[str, Any], network: MultiExitNetwork, *, trace: Trace, directory: Path
-) -> Manifest:
-    spans = plan.spans(network.num_layers)
+def _exits(trace: Trace) -> tuple[ExitEntry, ...]:
     accuracy = (trace.predictions() == trace.labels).mean(axis=1)  # [exits]
+    return tuple(
+        ExitEntry(layer=layer, temperature=temperature, accuracy=round(float(share), 5))
+        for layer, temperature, share in zip(trace.exits, trace.temperatures, accuracy, strict=True)
+    )
+
+
+def _manifest(plan: ExportPlan, record: dict[str, Any], network: MultiExitNetwork, directory: Path) -> Manifest:
+    """Describe the segments in a directory; the exits are not calibrated yet."""
+    spans = plan.spans(network.num_layers)
     return Manifest(
         name=plan.name or Path(record["data"]["train"]["name"]).parent.name or "bundle",
         backbone=record["backbone"],
@@ -183,10 +208,7 @@ def _manifest(
         depths=plan.depths(network.num_layers),
         embedding=_EMBEDDING_FILE,
         segments=tuple(SegmentEntry(file=_segment_file(span), span=span) for span in spans),
-        exits=tuple(
-            ExitEntry(layer=span.end, temperature=temperature, accuracy=round(float(share), 5))
-            for span, temperature, share in zip(spans, trace.temperatures, accuracy, strict=True)
-        ),
+        exits=tuple(ExitEntry(layer=span.end, temperature=1.0, accuracy=0.0) for span in spans),
         training=record,
-        files={file.name: seal(file) for file in sorted(directory.iterdir())},
+        files={file.name: seal(file) for file in directory.iterdir()},
     )

@@ -30,7 +30,6 @@ class Schedule:
     head_learning_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup: float = 0.06  # share of all steps
-    word_dropout: float = 0.0  # share of words hidden from the network, another draw at every step
     average_share: float = 0.0  # horizon of the running average of weights, as a share of all steps; 0 = none
     checkpoint_steps: int = 300
     seed: int = 0
@@ -100,7 +99,7 @@ class Stage:
 
     def _learn(self, rows: list[int], step: int, total: int) -> float:
         self._network.train()
-        batch = self._texts.hide_words(self._texts.batch(rows), self._schedule.word_dropout)
+        batch = self._texts.batch(rows)
         with autocast(enabled=self._schedule.bfloat16):
             logits = self._network(batch, self._objective.exits)  # [exits, B, C]
         taught = None if self._teacher_logits is None else self._teacher_logits[batch.rows]  # [B, C]

@@ -1,12 +1,10 @@
-"""The training recipe: keep back, fine-tune the last exit alone, then train all exits with that model as teacher."""
+"""The training recipe: keep back, fine-tune the last exit alone, then train all exits with those models as teacher."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from cloud_worker.training.progress import progress_for
 from cloud_worker.training.provenance import origin_of, versions
 from cloud_worker.training.rundir import RunDirectory
 from cloud_worker.training.split import Split, keep_back
-from common.errors import ConfigError
+from common.evaluation.metrics import Metric
 from common.inputs.examples import Columns, LabelledTexts, read_examples
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,19 +39,23 @@ class Sources:
     keep_back: int = 2000
     split_seed: int = 7
     max_tokens: int = 128
-    start: Path | None = None  # a finished run to go on from
     backbone_name: str = ""  # for the record, where the backbone is a directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Both stages. The reference stage gives the teacher, and the plainly fine-tuned model to be compared with."""
+    """Both stages.
+
+    The references, alike but for their seeds, are the teacher together; the first of them is the plainly fine-tuned
+    model to be compared with.
+    """
 
     reference: Schedule
     joint: Schedule
+    references: int = 1
     distillation: float = 0.5
-    whole_repeats: int = 1  # how often an epoch of the joint stage shows each whole text
     temperature: float = 2.0
+    metric: Metric = "accuracy"
 
 
 def exit_weights(num_layers: int) -> tuple[float, ...]:
@@ -79,25 +81,20 @@ class TrainingRun:
             self._valid.label_indices(self._labels)
         self._split = keep_back(self._examples.texts, self._examples.pairs, sources.keep_back, sources.split_seed)
         self._tokenizer = load_tokenizer(sources.backbone)
-        torch.manual_seed(recipe.reference.seed)
-        self._network = MultiExitNetwork(load_backbone(sources.backbone), len(self._labels))
+        self._network = self._fresh_network(recipe.reference.seed)
         self._kept_back = self._encode(self._examples.select(self._split.kept_back))
         self._seconds: dict[str, float] = {}
-        self._start = None if sources.start is None else RunDirectory(sources.start)
-        if self._start is not None:
-            self._refuse_another_split(self._start.read_record())
 
     def run(self, command: str) -> dict[str, object]:
         """Train, measure and write; returns the record that run.json holds."""
         self._directory.path.mkdir(parents=True, exist_ok=True)
         training = self._encode(self._examples.select(self._split.training))
         _LOGGER.info("training on %d rows; %d kept back", len(training), len(self._kept_back))
-        self._fit_reference(training)
-        reference = self._measure()
-        repeated = self._split.whole_training * (self._recipe.whole_repeats - 1)
-        training = self._encode(self._examples.select(self._split.training + repeated))
-        self._fit_joint(training, self._teach(training))
-        return self._write(command, reference)
+        references = [self._fit_reference(place, training) for place in range(self._recipe.references)]
+        teacher_logits = self._teach(training)
+        load_weights(self._network, self._directory.reference_weights(0))
+        self._fit_joint(training, teacher_logits)
+        return self._write(command, references)
 
     @property
     def _last(self) -> tuple[int, ...]:
@@ -106,15 +103,6 @@ class TrainingRun:
     @property
     def _bfloat16(self) -> bool:
         return self._recipe.joint.bfloat16
-
-    def _refuse_another_split(self, record: dict[str, Any]) -> None:
-        """A run on another split has seen what this one keeps back."""
-        digest, split = origin_of(self._sources.train, 0)["sha256"], _summary(self._split, self._sources)
-        if record["data"]["train"]["sha256"] != digest or record["split"] != split:
-            raise ConfigError(
-                f"--start {self._sources.start}: it was trained on another file or split, and has seen what is to be "
-                "kept back; give the same --train, --keep-back and --split-seed"
-            )
 
     def _encode(self, examples: LabelledTexts) -> EncodedTexts:
         return EncodedTexts(
@@ -125,30 +113,32 @@ class TrainingRun:
             max_tokens=min(self._sources.max_tokens, self._network.backbone.max_tokens),
         )
 
-    def _fit_reference(self, training: EncodedTexts) -> None:
-        """Fine-tune the last exit alone, or load it where this was done before."""
-        if self._start is not None:
-            shutil.copyfile(self._start.reference_weights, self._directory.reference_weights)
-        if self._directory.reference_weights.is_file():
-            _LOGGER.info("the reference stage is finished; its weights are taken")
-            load_weights(self._network, self._directory.reference_weights)
-            return
-        objective = Objective(exits=self._last, weights=(1.0,))
-        self._fit("reference", training, objective, teacher_logits=None)
-        save_weights(self._network, self._directory.reference_weights)
+    def _fresh_network(self, seed: int) -> MultiExitNetwork:
+        torch.manual_seed(seed)
+        return MultiExitNetwork(load_backbone(self._sources.backbone), len(self._labels))
+
+    def _fit_reference(self, place: int, training: EncodedTexts) -> dict[str, Observations]:
+        """Fine-tune the last exit alone, or load it where this was done before; tell what it says."""
+        weights = self._directory.reference_weights(place)
+        schedule = replace(self._recipe.reference, seed=self._recipe.reference.seed + place)
+        self._network = self._fresh_network(schedule.seed)
+        if weights.is_file():
+            _LOGGER.info("reference %d is finished; its weights are taken", place + 1)
+            load_weights(self._network, weights)
+        else:
+            objective = Objective(exits=self._last, weights=(1.0,))
+            self._fit(f"reference {place + 1}", training, objective, schedule)
+            save_weights(self._network, weights)
+        return self._measure()
 
     def _teach(self, training: EncodedTexts) -> Tensor:
-        """Logits [N, C] of the frozen teacher for the training rows; kept while the run is unfinished.
-
-        The teacher is the reference; in a run that goes on from another one, the mean of that run's reference and its
-        last exit (born-again networks, Furlanello et al. 2018).
-        """
+        """Mean logits [N, C] of the references for the training rows; kept while the run is unfinished."""
         file = self._directory.teacher_logits
-        opinions = [] if file.is_file() else [self._last_logits(training)]
-        if self._start is not None:
-            load_weights(self._network, self._start.weights)
-            opinions += [] if file.is_file() else [self._last_logits(training)]
-        if opinions:
+        if not file.is_file():
+            opinions = []
+            for place in range(self._recipe.references):
+                load_weights(self._network, self._directory.reference_weights(place))
+                opinions.append(self._last_logits(training))
             np.save(file, np.mean(opinions, axis=0), allow_pickle=False)
         return torch.from_numpy(np.load(file, allow_pickle=False))
 
@@ -170,12 +160,18 @@ class TrainingRun:
             distillation=self._recipe.distillation,
             temperature=self._recipe.temperature,
         )
-        self._fit("joint", training, objective, teacher_logits)
+        self._fit("joint", training, objective, self._recipe.joint, teacher_logits)
         save_weights(self._network, self._directory.weights)
 
-    def _fit(self, stage: str, training: EncodedTexts, objective: Objective, teacher_logits: Tensor | None) -> None:
-        schedule = self._recipe.reference if stage == "reference" else self._recipe.joint
-        checkpoints = self._directory.checkpoints(stage)
+    def _fit(
+        self,
+        stage: str,
+        training: EncodedTexts,
+        objective: Objective,
+        schedule: Schedule,
+        teacher_logits: Tensor | None = None,
+    ) -> None:
+        checkpoints = self._directory.checkpoints(stage.replace(" ", "-"))
         started = time.monotonic()
         with progress_for(stage) as progress:
             Stage(
@@ -210,7 +206,7 @@ class TrainingRun:
             measured["valid"] = observe(self._network, self._encode(self._valid))
         return measured
 
-    def _write(self, command: str, reference: dict[str, Observations]) -> dict[str, object]:
+    def _write(self, command: str, references: list[dict[str, Observations]]) -> dict[str, object]:
         measured = self._measure()
         measured["kept_back"].save(
             self._directory.observations,
@@ -219,6 +215,7 @@ class TrainingRun:
         self._directory.teacher_logits.unlink(missing_ok=True)
         self._directory.write_kept_back(self._examples.select(self._split.kept_back))
         self._directory.save_backbone(self._network, self._tokenizer)
+        references_told = [{name: _metrics(found)[-1] for name, found in told.items()} for told in references]
         record: dict[str, object] = {
             "command": command,
             "backbone": self._sources.backbone_name,
@@ -232,7 +229,9 @@ class TrainingRun:
             "split": _summary(self._split, self._sources),
             "recipe": asdict(self._recipe) | {"exit_weights": exit_weights(self._network.num_layers)},
             "metrics": {name: _metrics(found) for name, found in measured.items()},
-            "reference": {name: _metrics(found)[-1] for name, found in reference.items()},
+            "metric": self._recipe.metric,
+            "reference": references_told[0],
+            "references": references_told,
             "seconds": self._seconds,
             "versions": versions(),
         }

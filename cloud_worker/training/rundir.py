@@ -35,14 +35,13 @@ class RunDirectory:
         """Backbone and exit heads after joint training."""
         return self.path / "model.safetensors"
 
-    @property
-    def reference_weights(self) -> Path:
-        """The same network after plain fine-tuning of its last exit."""
-        return self.path / "reference.safetensors"
+    def reference_weights(self, place: int) -> Path:
+        """The same network after plain fine-tuning of its last exit, the first from place 0."""
+        return self.path / ("reference.safetensors" if place == 0 else f"reference-{place + 1}.safetensors")
 
     @property
     def teacher_logits(self) -> Path:
-        """The reference's logits for the training rows, while the joint stage is unfinished."""
+        """The references' mean logits for the training rows, while the joint stage is unfinished."""
         return self.path / "teacher.npy"
 
     @property

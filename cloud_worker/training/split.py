@@ -26,7 +26,6 @@ class Split:
     training: tuple[int, ...]
     dropped: tuple[int, ...]
     whole_texts: int
-    whole_training: tuple[int, ...]  # the training rows that are whole texts
 
 
 def keep_back(texts: Sequence[str], pairs: Sequence[str] | None, count: int, seed: int) -> Split:
@@ -58,7 +57,6 @@ def keep_back(texts: Sequence[str], pairs: Sequence[str] | None, count: int, see
         training=_rows_of(rows, lambda words: words not in leaked),
         dropped=tuple(sorted(set(_rows_of(rows, leaked.__contains__)) - set(kept_back))),
         whole_texts=len(whole),
-        whole_training=_rows_of(rows, stays.__contains__),
     )
 
 

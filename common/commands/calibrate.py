@@ -7,10 +7,11 @@ import msgspec
 import typer
 
 from common.cli.output import number, percent, print_json
-from common.commands.evaluate import PAPER, chosen_metric, cost_model
+from common.commands.evaluate import PAPER, cost_model
 from common.engine.choice import routing_table
 from common.errors import ConfigError
 from common.evaluation import budgets
+from common.evaluation.evaluation import chosen_metric
 from common.evaluation.metrics import Interval
 from common.evaluation.operating import Budget, Desk, Promise
 from common.evaluation.profile import Profile, read_profile

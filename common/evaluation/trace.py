@@ -74,6 +74,18 @@ class Trace:
             probabilities_by_epoch=None if epochs is None else epochs[:, :, rows],
         )
 
+    def followed_by(self, other: "Trace") -> "Trace":
+        """Put another trace of the same exits behind this one; what the epochs said is left out."""
+        return replace(
+            self,
+            logits=np.concatenate([self.logits, other.logits], axis=1),
+            pooled=np.concatenate([self.pooled, other.pooled], axis=1),
+            features=np.concatenate([self.features, other.features]),
+            tokens=np.concatenate([self.tokens, other.tokens]),
+            labels=np.concatenate([self.labels, other.labels]),
+            probabilities_by_epoch=None,
+        )
+
     def restrict(self, exits: tuple[int, ...]) -> "Trace":
         """Keep the named exits only, as if no other head existed."""
         missing = set(exits) - set(self.exits)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cloud_worker.training import parity
@@ -74,7 +75,7 @@ def test_the_run_follows_the_kept_back_texts_over_the_epochs(run: Path) -> None:
 def test_joint_training_leaves_the_word_table_of_the_reference(run: Path) -> None:
     network = RunDirectory(run).load_network()
     trained = network.backbone.embeddings.word_embeddings.weight.clone()
-    load_weights(network, RunDirectory(run).reference_weights)
+    load_weights(network, RunDirectory(run).reference_weights(0))
 
     assert torch.equal(trained, network.backbone.embeddings.word_embeddings.weight)
 
@@ -160,18 +161,25 @@ def test_a_split_that_does_not_fit_is_refused(run: Path, tmp_path: Path, split: 
     assert f"--split {split}" in str(result.exception)
 
 
-def test_a_run_goes_on_from_another_only_on_the_same_split(run: Path, backbone: Any, tmp_path: Path) -> None:
-    train = run.parent / "train.tsv"
-    arguments = ["train", "--backbone", str(backbone.directory), "--train", str(train), "--start", str(run)]
-    arguments += ["--keep-back", "60", "--epochs", "1", "--max-tokens", "24", "--whole-repeats", "2"]
+def test_references_of_several_seeds_teach_together(run: Path, backbone: Any, tmp_path: Path) -> None:
+    arguments = ["train", "--backbone", str(backbone.directory), "--train", str(run.parent / "train.tsv")]
+    arguments += ["--keep-back", "60", "--epochs", "1", "--reference-epochs", "1", "--max-tokens", "24"]
 
-    other = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "other"), "--split-seed", "8"])
-    same = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "same"), "--word-dropout", "0.1"])
+    result = CliRunner().invoke(
+        app, [*arguments, "--references", "2", "--metric", "matthews", "--out", str(tmp_path / "two"), "--json"]
+    )
 
-    assert isinstance(other.exception, ConfigError)
-    assert "has seen what is to be kept back" in str(other.exception)
-    assert same.exit_code == 0
-    assert (tmp_path / "same" / "reference.safetensors").read_bytes() == (run / "reference.safetensors").read_bytes()
+    assert result.exit_code == 0
+    record = json.loads(result.stdout)
+    assert len(record["references"]) == 2
+    assert record["reference"] == record["references"][0]
+    assert record["metric"] == "matthews"
+    network = RunDirectory(tmp_path / "two").load_network()
+    first, second = (
+        load_file(RunDirectory(tmp_path / "two").reference_weights(place))["heads.3.classify.bias"] for place in (0, 1)
+    )
+    assert network.num_layers == LAYERS
+    assert not torch.equal(first, second)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:

@@ -95,18 +95,3 @@ def test_every_row_is_learnt_once_per_epoch(backbone: Any, reviews: Any) -> None
     assert sorted(row for batch in batches for row in batch) == list(range(70))
     assert batches == texts.shuffled(8, seed=5, epoch=0)
     assert batches != texts.shuffled(8, seed=5, epoch=1)
-
-
-def test_hidden_words_are_words_and_nothing_else_changes(backbone: Any, reviews: Any) -> None:
-    texts = backbone.encode(reviews.draw(200))
-    batch = texts.batch(range(200))
-    torch.manual_seed(0)
-
-    hidden = texts.hide_words(batch, 0.25).input_ids
-
-    changed = hidden != batch.input_ids
-    words = batch.input_ids > 5  # the first six are special tokens
-    assert not changed[~words].any()
-    assert set(hidden[changed].tolist()) == {3}  # [UNK], where a tokenizer has no [MASK]
-    assert changed[words].float().mean() == pytest.approx(0.25, abs=0.03)
-    assert texts.hide_words(batch, 0.0) is batch

@@ -1,4 +1,4 @@
-"""Commands ``dimee model train`` and ``dimee model export``."""
+"""Commands ``dimee model train``, ``export`` and ``tasks``."""
 
 import json
 import logging
@@ -15,7 +15,9 @@ from cloud_worker.training.export import ExportPlan, export_bundle
 from cloud_worker.training.loop import Schedule
 from cloud_worker.training.provenance import command_line
 from cloud_worker.training.recipe import Recipe, Sources, TrainingRun
+from cloud_worker.training.results_page import results_page
 from cloud_worker.training.rundir import RunDirectory
+from cloud_worker.training.tasks import read_tasks, run_task
 from common.errors import ConfigError
 from common.inputs.examples import Columns
 
@@ -141,6 +143,36 @@ def export(
         typer.echo(f"{out}: revision {manifest.revision}, {manifest.precision}, {size_mb:.1f} MB")
         for entry in manifest.exits:
             typer.echo(f"  exit {entry.layer}: {entry.accuracy:.2%} kept back, temperature {entry.temperature:.2f}")
+
+
+@app.command()
+def tasks(
+    tasks: Annotated[Path, typer.Argument(help="TOML file of [[task]] tables, e.g. examples/tasks.toml.")],
+    data: Annotated[Path, typer.Option(help="Directory that the tasks' files lie in.")],
+    backbone: Annotated[str, typer.Option(help="Directory or hub name of a BERT, DistilBERT or RoBERTa encoder.")],
+    out: Annotated[Path, typer.Option(help="Directory for runs, bundles and results; what is finished is kept.")],
+    *,
+    backbone_name: Annotated[str, typer.Option(help="Name of the backbone in the records.")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="A task by name; may be repeated.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the results as Markdown here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train, export and evaluate a list of tasks.
+
+    Example: dimee model tasks examples/tasks.toml --data GLUE --backbone DIRECTORY --out runs --page results.md
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    command = command_line(["dimee", *sys.argv[1:]])
+    results = [
+        run_task(task, data=data, backbone=backbone, backbone_name=backbone_name, out=out, command=command)
+        for task in read_tasks(tasks, only or ())
+    ]
+    if page is not None:
+        page.write_text(results_page(results, command), encoding="utf-8")
+    if as_json:
+        typer.echo(msgspec.json.encode(results))
+    elif page is None:
+        typer.echo(results_page(results, command))
 
 
 def _layers(option: str, value: str) -> tuple[int, ...]:

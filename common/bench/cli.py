@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 import typer
 
 from common.bench.field import RIVALS, Ground
-from common.bench.machine import this_machine
 from common.bench.machine_profile import as_toml, measure_machine, tier_profile
 from common.bench.measure import progress_line
 from common.bench.report import Context, as_markdown, print_document
@@ -17,6 +16,7 @@ from common.cli.output import print_json, print_table
 from common.commands.demo_inputs import read_inputs
 from common.engine.choice import DEFAULT, routing_table
 from common.errors import ConfigError
+from common.evaluation.machine import this_machine
 from common.evaluation.profile import read_profile
 from common.model.bundle import SHIPPED, Bundle, open_bundle
 from common.types import Tier

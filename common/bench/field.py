@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from common.bench.machine import num_cores
 from common.bench.parts import Drive, Link, Ready, Serve, Shape, Shaped, Turn, Turned
 from common.bench.processes import Process, children_cpu_s
 from common.commands.fleet import Fleet, fleet
 from common.errors import CrashError, TransportError
+from common.evaluation.machine import num_cores
 from common.types import Tier
 
 RIVALS = ("http-cloud", "mqtt-cloud", "in-process", "joint-rest", "pytorch-loop", "ideal")

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bench.machine import Machine, num_cores, this_machine
 from common.commands.fleet import open_broker
 from common.config.settings import Mqtt
 from common.errors import TransportError
+from common.evaluation.machine import Machine, num_cores, this_machine
 from common.evaluation.profile import LinkProfile, Profile, TierProfile
 from common.model.bundle import Bundle
 from common.model.segments import open_layers

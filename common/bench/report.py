@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from common.bench.machine import Machine
 from common.cli.output import print_table
+from common.evaluation.machine import Machine
 
 DIMEE = "dimee"
 

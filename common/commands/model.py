@@ -19,6 +19,7 @@ class ModelGroup(LazyGroup):
         "calibrate": "Choose policy and thresholds for a target.",
         "export": "Write the bundle of a training run.",
         "sign": "Vouch for a bundle as a numbered release.",
+        "tasks": "Train, export and evaluate a list of tasks.",
         "train": "Fine-tune a backbone with an exit head per layer.",
     }
 

@@ -1,13 +1,14 @@
 """Fits a bundle's routing table on its kept-back split: every policy that the tiers can run, each by its own rule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
 from common.evaluation import families
 from common.evaluation.families import Family, Point, Sweep
-from common.evaluation.metrics import score
+from common.evaluation.metrics import Metric, score
 from common.evaluation.scoring import Setting
 from common.evaluation.simulation import Routes, exit_tiers, route_costs, simulate
 from common.evaluation.trace import Trace
@@ -95,6 +96,19 @@ def choose(points: list[Point], full_cost: float, target: Target) -> Point:
     return families.cheapest_within(points, target.max_drop)
 
 
+def measured_path(sweep: Sweep, trace: Trace, metric: Metric) -> list[Point]:
+    """Trade-off points of a family whose drops are of the task's metric."""
+    predictions = trace.predictions()  # [E, N]
+    reference = score(metric, predictions[-1], trace.labels)
+    samples = np.arange(len(trace))
+    return [
+        replace(
+            point, drop=reference - score(metric, predictions[sweep.route(point.thresholds), samples], trace.labels)
+        )
+        for point in families.path(sweep)
+    ]
+
+
 def _fit_cascades(trace: Trace, setting: Setting, target: Target) -> dict[str, AnyPolicy]:
     kinds = (families.confidence_family(), families.entropy_family(), families.router_family(fit_router(trace)))
     return {family.name: _fit_family(family, trace, setting, target) for family in kinds}
@@ -102,8 +116,8 @@ def _fit_cascades(trace: Trace, setting: Setting, target: Target) -> dict[str, A
 
 def _fit_family(family: Family, trace: Trace, setting: Setting, target: Target) -> AnyPolicy:
     sweep: Sweep = families.prepare(family, trace, setting.depths, setting.cost)
-    point = choose(families.path(sweep), setting.cost.cloud_only(setting.depths), target)
-    return families.policy_at(family, sweep, point)
+    points = measured_path(sweep, trace, setting.metric)
+    return families.policy_at(family, sweep, choose(points, setting.cost.cloud_only(setting.depths), target))
 
 
 def _fit_cartography(trace: Trace, epochs: Floats, setting: Setting) -> list[Dimee]:

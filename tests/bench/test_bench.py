@@ -8,11 +8,11 @@ from tiny import sentences
 from common.bench.contestants import Ideal, InProcess, Routes
 from common.bench.field import Ground, open_field
 from common.bench.load import run_turn
-from common.bench.machine import this_machine
 from common.bench.measure import Load, Round, Rounds, quantile, run_rounds
 from common.bench.parts import Turn
 from common.bench.report import Context
 from common.bench.suite import Extent, Suite
+from common.evaluation.machine import this_machine
 from common.model.bundle import open_bundle
 
 TEXTS = tuple(dict.fromkeys(text for text, _ in sentences(60, seed=5)))

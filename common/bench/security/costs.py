@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from common.bench.machine import Machine, this_machine
 from common.bench.measure import Load, Progress, Rounds, latencies, quantile, run_rounds, warm_up
 from common.bench.security.attacks import Ends, Tried, attacks, bundle_flips, median_us, sealing
 from common.bench.security.sites import Premises, open_sites, plain, protected
 from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings, Model, Node
 from common.engine.choice import DEFAULT
+from common.evaluation.machine import Machine, this_machine
 from common.model.bundle import open_bundle
 from common.service.tier import open_pipeline
 from common.service.trust import bundle_gate

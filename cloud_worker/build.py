@@ -15,7 +15,12 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
         CrashError: A thread died.
     """
     node = open_tier(settings, Tier.CLOUD, stopping)
-    with node.transport, node.runner, node.telemetry:  # the runner drains its inbox, then the transport says goodbye
+    with (
+        node.quarantine,
+        node.transport,
+        node.runner,
+        node.telemetry,
+    ):  # the runner drains its inbox, then the transport says goodbye
         node.tell_saturation()
         stopping.wait()
     stopping.raise_error()

@@ -9,6 +9,7 @@ from common.service.runner import Runner
 from common.service.tier import open_tier
 from common.store.engine import writable_log
 from common.store.lock import sole_writer
+from common.store.quarantine import Quarantine
 from common.store.retention import Retention
 from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox, Transport
@@ -32,7 +33,10 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
         if settings.broker.is_enabled:
             stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
         log = node.channel.inbox(settings.mqtt.max_inbox)
-        recorder = _recorder(settings, node.spoken, log, stopping, stack) if settings.log.is_recorder else None
+        recorder = None
+        if settings.log.is_recorder:
+            recorder = _recorder(settings, node.spoken, log, stopping, stack, quarantine=node.quarantine)
+        stack.enter_context(node.quarantine)
         stack.enter_context(node.transport)
         if recorder is not None:
             recorder.observe(node.telemetry)
@@ -45,7 +49,13 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
 
 
 def _recorder(
-    settings: EdgeSettings, transport: Transport, inbox: Inbox, stopping: Stopping, stack: ExitStack
+    settings: EdgeSettings,
+    transport: Transport,
+    inbox: Inbox,
+    stopping: Stopping,
+    stack: ExitStack,
+    *,
+    quarantine: Quarantine | None = None,
 ) -> Runner:
     """Open the log, to be closed with the stack, and subscribe to the records."""
     topics = Topics(settings.mqtt.site)
@@ -61,4 +71,4 @@ def _recorder(
     )
     stack.enter_context(writer)
     transport.subscribe(topics.log, inbox)
-    return Runner("recorder", inbox, Recorder(writer, receipts), stopping, max_batch=256)
+    return Runner("recorder", inbox, Recorder(writer, receipts, quarantine), stopping, max_batch=256)

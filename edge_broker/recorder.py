@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from common.errors import OverloadedError, TransportError, WireError
+from common.store.quarantine import Quarantine
 from common.store.writer import Committed, RequestLogWriter
 from common.transport.contract import Delivery, Transport
 from common.types import Record
@@ -46,10 +47,11 @@ class Receipts:
 class Recorder:
     """Takes records in and acknowledges what is on disk; a record that is dropped comes again."""
 
-    def __init__(self, writer: RequestLogWriter, receipts: Receipts) -> None:
+    def __init__(self, writer: RequestLogWriter, receipts: Receipts, quarantine: Quarantine | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self._writer = writer
         self._receipts = receipts
+        self._quarantine = quarantine
 
     def handle(self, deliveries: list[Delivery]) -> None:
         """Queue each record for the log."""
@@ -85,4 +87,6 @@ class Recorder:
 
     def _count_refusal(self, payload: bytes, topic: str, exc: WireError) -> None:
         self.counters["refused"] += 1
+        if self._quarantine is not None:
+            self._quarantine.put_bytes(topic, payload, str(exc))
         _LOGGER.warning("refused %d bytes on %s: %s", len(payload), topic, exc)

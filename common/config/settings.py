@@ -97,6 +97,8 @@ class Worker(Section, frozen=True, kw_only=True):
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
     max_batch: AtLeastOne = 1  # computed together, never waited for; above 1, int8 answers depend on their company
     variants: tuple[str, ...] = ()  # bundles of the same training run, e.g. in float32; chosen by the time that is left
+    quarantine_file: str | None = None  # SQLite; of an edge beside its log, else in memory, where none is named
+    max_quarantined: AtLeastOne = 256  # messages kept there, of each kind
     max_waiting: AtLeastOne = 256  # requests that wait, in turn by device; beyond, the least valuable is shed
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -23,6 +24,8 @@ from common.service.runner import Runner
 from common.service.telemetry.telemetry import Telemetry
 from common.service.trust import bundle_gate
 from common.service.worker import Identity, TierWorker
+from common.store.engine import sqlite_file
+from common.store.quarantine import Quarantine
 from common.transport.contract import Presence, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import NodeStatus, Tier
@@ -42,6 +45,7 @@ class TierNode:
     runner: Runner
     telemetry: Telemetry
     status: Presence
+    quarantine: Quarantine  # enter it first
 
     def tell_saturation(self) -> None:
         """Publish the status anew whenever too much begins to wait, and when it is over."""
@@ -71,11 +75,38 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     telemetry.watch_connection(transport)
     telemetry.watch("channel", counters=channel.counters)
     spoken = channel.over(transport)
+    quarantine = Quarantine(_quarantine_path(settings), most=settings.worker.max_quarantined)
+    telemetry.watch("quarantine", counters=lambda: dict(quarantine.counters))
     others = open_variants(settings, tier, bundle)
-    runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel, variants=others)
-    return TierNode(
-        transport=transport, channel=channel, spoken=spoken, runner=runner, telemetry=telemetry, status=status
+    runner = work(
+        settings,
+        identity,
+        pipeline,
+        spoken,
+        stopping,
+        telemetry=telemetry,
+        channel=channel,
+        variants=others,
+        quarantine=quarantine,
     )
+    return TierNode(
+        transport=transport,
+        channel=channel,
+        spoken=spoken,
+        runner=runner,
+        telemetry=telemetry,
+        status=status,
+        quarantine=quarantine,
+    )
+
+
+def _quarantine_path(settings: EdgeSettings | CloudSettings) -> Path | None:
+    if settings.worker.quarantine_file is not None:
+        return Path(settings.worker.quarantine_file)
+    if isinstance(settings, CloudSettings) or not settings.log.is_recorder:
+        return None
+    log = sqlite_file(settings.log.url)
+    return None if log is None else Path(f"{log}.quarantine")
 
 
 def presence(
@@ -148,6 +179,7 @@ def work(
     telemetry: Telemetry,
     channel: Channel,
     variants: Sequence[Pipeline] = (),
+    quarantine: Quarantine | None = None,
 ) -> Runner:
     """Subscribe to a tier's requests and give the runner that answers them."""
     escalation = None if isinstance(settings, CloudSettings) else _open_escalation(settings, identity, pipeline)
@@ -158,6 +190,7 @@ def work(
         escalation=escalation,
         max_remembered=settings.worker.max_remembered,
         variants=variants,
+        quarantine=quarantine,
         meter=telemetry.meter,
     )
     inbox = channel.inbox(settings.mqtt.max_inbox)

@@ -12,6 +12,7 @@ from common.engine.variants import Chosen, Variants
 from common.errors import ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
 from common.service.telemetry.vitals import Meter, NoMeter
+from common.store.quarantine import Name, Quarantine
 from common.transport.contract import Delivery, Transport
 from common.types import Hop, Tier
 from common.wire import codec
@@ -20,6 +21,7 @@ from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
 _NO_METER = NoMeter()
+_MOST_QUARANTINED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,11 @@ class _Job:
     message: HiddenStates
     state: State
     queue_ms: float
-    received_bytes: int
+    delivery: Delivery
+
+    @property
+    def name(self) -> Name:
+        return Name(self.message.device_id, self.message.request_id)
 
 
 class TierWorker:
@@ -52,10 +58,12 @@ class TierWorker:
         escalation: Escalation | None,
         max_remembered: int,
         variants: Sequence[Pipeline] = (),
+        quarantine: Quarantine | None = None,
         meter: Meter = _NO_METER,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._meter = meter
+        self._quarantine = quarantine or Quarantine(None, most=_MOST_QUARANTINED)
         self._identity = identity
         self._variants = Variants((pipeline, *variants))
         self._transport = transport
@@ -81,22 +89,24 @@ class TierWorker:
         self.counters["received"] += 1
         try:
             message = codec.decode(delivery.payload)
-        except WireError as exc:  # nobody to answer: count it, name the topic
+        except WireError as exc:  # nobody to answer: count it, keep it, name the topic
             self._count_refusal(delivery, exc)
             return None
         if not isinstance(message, HiddenStates):
             self._count_refusal(delivery, WireError(f"a tier takes hidden states, not {type(message).__name__}"))
             return None
+        if self._quarantine.holds(Name(message.device_id, message.request_id)):
+            self._refuse(message, "internal", WireError("in quarantine: computing it failed before"))
+            return None
         queue_ms = (time.monotonic() - delivery.received_at) * 1000
         if self._repeat(message) or self._is_expired(message, queue_ms):
             return None
         try:
-            return _Job(
-                message=message, state=self._state(message), queue_ms=queue_ms, received_bytes=len(delivery.payload)
-            )
+            return _Job(message=message, state=self._state(message), queue_ms=queue_ms, delivery=delivery)
         except ModelMismatchError as exc:
             self._refuse(message, "model_mismatch", exc)
         except WireError as exc:
+            self._quarantine.put_bytes(delivery.topic, delivery.payload, str(exc))
             self._refuse(message, "bad_message", exc)
         return None
 
@@ -110,7 +120,8 @@ class TierWorker:
     def _run(self, chosen: Chosen, jobs: Sequence[_Job]) -> None:
         started = time.perf_counter()
         try:
-            verdicts = chosen.pipeline.advance([job.state for job in jobs], upto=chosen.upto)
+            with self._quarantine.in_hand([job.name for job in jobs]):
+                verdicts = chosen.pipeline.advance([job.state for job in jobs], upto=chosen.upto)
         except Exception as exc:  # noqa: BLE001 - the message boundary: one input must not stop the tier, nor its batch
             self._isolate(chosen, jobs, exc)
             return
@@ -123,8 +134,10 @@ class TierWorker:
             for job in jobs:
                 self._run(chosen, [job])
             return
-        _LOGGER.error("%s: inference failed", jobs[0].message.request_id, exc_info=exc)
-        self._refuse(jobs[0].message, "internal", exc)
+        (job,) = jobs
+        _LOGGER.error("%s: inference failed", job.message.request_id, exc_info=exc)
+        self._quarantine.strike(job.name, job.delivery.topic, job.delivery.payload, f"computing it failed: {exc}")
+        self._refuse(job.message, "internal", exc)
 
     def _send(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> None:
         hops = (*job.message.hops, self._hop(chosen, job, verdict, compute_ms))
@@ -199,6 +212,7 @@ class TierWorker:
 
     def _count_refusal(self, delivery: Delivery, exc: Exception) -> None:
         self.counters["refused"] += 1
+        self._quarantine.put_bytes(delivery.topic, delivery.payload, str(exc))
         _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
 
     def _hop(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> Hop:
@@ -211,7 +225,7 @@ class TierWorker:
             end=best.layer,
             queue_ms=job.queue_ms,
             compute_ms=compute_ms,
-            received_bytes=job.received_bytes,
+            received_bytes=len(job.delivery.payload),
             confidence=best.confidence,
             predictions=best.predictions[len(job.state.predictions) :],
             confidences=best.confidences[len(job.state.confidences) :],

@@ -138,3 +138,34 @@ def test_one_input_that_breaks_the_model_does_not_take_its_batch_along(bench: Be
 
     assert {type(message) for message in said} == {Outcome, Failure}
     assert {message.request_id for message in said if isinstance(message, Failure)} == {"bad"}
+
+
+def test_a_request_that_breaks_the_model_twice_is_refused_at_once_from_then_on(bench: Bench, monkeypatch: Any) -> None:
+    runs: list[int] = []
+
+    def broken(states: list[State], **_: Any) -> Any:
+        runs.append(len(states))
+        raise RuntimeError("broken input")
+
+    monkeypatch.setattr(bench.worker._variants.pipelines[0], "advance", broken)
+    said = [bench.say(codec.encode(bench.request(attempt=attempt)))[0] for attempt in range(1, 5)]
+    monkeypatch.undo()
+    after = bench.say(codec.encode(bench.request()), codec.encode(bench.request(2)))
+
+    assert len(runs) == 2
+    details = [message.detail for message in said if isinstance(message, Failure)]
+    assert details[:2] == ["broken input"] * 2
+    assert all("in quarantine" in detail for detail in details[2:])
+    assert {message.request_id: type(message) for message in after if isinstance(message, Failure | Outcome)} == {
+        "r1": Failure,
+        "r2": Outcome,
+    }
+    assert bench.worker._quarantine.counters == {"quarantined": 1, "quarantined_again": 3}
+
+
+@pytest.mark.parametrize("payload", [b"\xc1", codec.encode(Receipt(request_ids=("a",)))])
+def test_bytes_that_cannot_be_read_are_kept(bench: Bench, payload: bytes) -> None:
+    bench.say(payload, payload)
+
+    ((body, times),) = bench.worker._quarantine._database.execute("SELECT body, times FROM poison")
+    assert (body, times) == (payload, 2)

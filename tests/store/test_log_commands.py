@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.store.quarantine import Quarantine
 from common.types import Race, Record, Tier
 from tests.store.conftest import RecordMaker, Run
 
@@ -154,3 +155,16 @@ def test_a_reader_that_leaves_early_is_no_error_message(
 
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+def test_the_quarantine_is_listed_shown_and_cleared(run: Run, log_path: Path) -> None:
+    with Quarantine(Path(f"{log_path}.quarantine"), most=10) as quarantine:
+        quarantine.put_bytes("dimee/v1/home/log", b"\xc1 nonsense", "no msgpack")
+        (listed,) = json.loads(run("quarantine", "list", "--json")[1])
+
+        assert "no msgpack" in run("quarantine", "list")[1]
+        assert "c1 20 6e" in run("quarantine", "show", listed["id"])[1]
+        assert run("quarantine", "show", "none")[0] == 1
+        assert "1 messages released" in run("quarantine", "clear", listed["id"])[1]
+        assert json.loads(run("quarantine", "list", "--json")[1]) == []
+    assert "there is no such quarantine" in run("quarantine", "list", "--file", "none.quarantine")[2]

@@ -8,9 +8,11 @@ import msgspec
 import typer
 
 from common.cli.output import print_json, print_table
+from common.commands.evaluate_codecs import ALL_CODECS, evaluate_codecs
 from common.errors import ConfigError
 from common.evaluation.comparison import ALL
 from common.evaluation.evaluation import Evaluation, Studies, chosen_metric, evaluate_file
+from common.evaluation.labelled import check_unseen
 from common.evaluation.measured import measure_cost
 from common.evaluation.tables import (
     COVERAGE_COLUMNS,
@@ -41,7 +43,7 @@ def evaluate(
     policy: Annotated[list[str] | None, typer.Option(help="A policy by name, or all; may be repeated.")] = None,
     cost: Annotated[str, typer.Option(help="paper, measured (from --log), or a TOML or JSON file.")] = PAPER,
     log: Annotated[str, typer.Option(help="The log that --cost measured reads.")] = "sqlite:///dimee-log.sqlite",
-    codec: Annotated[str, typer.Option(help="How hidden states travel: float32, float16 or int8.")] = "int8",
+    codec: Annotated[str, typer.Option(help="float32, float16, int8 or int4 on the links; or all.")] = "int8",
     metric: Annotated[str | None, typer.Option(help="accuracy or matthews; the bundle's own by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="onnxruntime threads.")] = 1,
     studies: Annotated[bool, typer.Option("--studies", help="Also: routers at equal coverage, promises kept.")] = False,
@@ -51,6 +53,11 @@ def evaluate(
 ) -> None:
     """Score routing policies on labelled data. Example: dimee evaluate --data dev.tsv --policy all."""
     opened = open_bundle(bundle)
+    if codec == ALL_CODECS:
+        task_metric, told = chosen_metric(opened, metric), progress("sending")
+        source = check_unseen(opened, data, allow_seen=allow_seen)
+        evaluate_codecs(opened, source, data, metric=task_metric, progress=told, picture=report, as_json=as_json)
+        return
     made = evaluate_file(
         opened,
         data,

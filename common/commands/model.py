@@ -9,6 +9,7 @@ import typer
 from common.cli.groups import LazyGroup
 from common.model.bundle import SHIPPED, Bundle, open_bundle
 from common.model.manifest import MANIFEST_FILE
+from common.model.thin_links import open_thin_links
 
 
 class ModelGroup(LazyGroup):
@@ -17,6 +18,7 @@ class ModelGroup(LazyGroup):
     entry_point_group: ClassVar[str] = "dimee.commands.model"
     summaries: ClassVar[dict[str, str]] = {
         "calibrate": "Choose policy and thresholds for a target.",
+        "compress": "Train thin links for a bundle.",
         "export": "Write the bundle of a training run.",
         "sign": "Vouch for a bundle as a numbered release.",
         "tasks": "Train, export and evaluate a list of tasks.",
@@ -51,6 +53,9 @@ def show(bundle: Location = SHIPPED, *, as_json: AsJson = False) -> None:
     typer.echo(f"  precision  {manifest.precision}, {size_mb:.1f} MB in {len(manifest.files)} files")
     for exit_ in manifest.exits:
         typer.echo(f"  exit {exit_.layer:<5} {exit_.accuracy:.2%} kept back, temperature {exit_.temperature:.3f}")
+    for point, link in open_thin_links(opened).items():
+        rungs = ", ".join(f"{rung.budget} ({rung.accuracy:.2%})" for rung in link.entry.rungs)
+        typer.echo(f"  thin link at {point}: dimensions (last exit, kept back) {rungs}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.evaluation.trace import Trace
-from common.evaluation.tracing import Progress, trace_texts
+from common.evaluation.tracing import Progress, Text, trace_texts
 from common.inputs.examples import read_examples, sha256_of
 from common.model.bundle import Bundle
 
@@ -58,6 +58,16 @@ def trace_file(
     Raises:
         ConfigError: It is empty, or its labels or pairs are not what the bundle takes.
     """
+    texts, labels = read_texts(bundle, path)
+    return trace_texts(bundle, texts, labels, codec_name=codec, threads=threads, progress=progress)
+
+
+def read_texts(bundle: Bundle, path: Path) -> tuple[list[Text], list[int]]:
+    """Read a labelled file as texts and class indices of a bundle.
+
+    Raises:
+        ConfigError: Its labels or pairs are not what the bundle takes.
+    """
     examples = read_examples(path)
     manifest = bundle.manifest
     if (examples.pairs is not None) != manifest.is_pair:
@@ -67,8 +77,7 @@ def trace_file(
         )
     labels = [manifest.labels.index(manifest.label_named(label)) for label in examples.labels]
     pairs = examples.pairs or (None,) * len(examples)
-    texts = list(zip(examples.texts, pairs, strict=True))
-    return trace_texts(bundle, texts, labels, codec_name=codec, threads=threads, progress=progress)
+    return list(zip(examples.texts, pairs, strict=True)), labels
 
 
 def _hashes(record: Any) -> set[str]:

@@ -1,0 +1,182 @@
+"""``dimee model compress``: thin links for the bundle of a finished training run."""
+
+import io
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import torch
+import typer
+
+from cloud_worker.training.batches import EncodedTexts
+from cloud_worker.training.compression import Course, course, train_link
+from cloud_worker.training.lessons import lessons
+from cloud_worker.training.network import MultiExitNetwork
+from cloud_worker.training.progress import progress_for
+from cloud_worker.training.provenance import command_line, origin_of, versions
+from cloud_worker.training.rundir import RunDirectory
+from cloud_worker.training.split import keep_back
+from cloud_worker.training.thin_link import BudgetedLink
+from common.engine.thinness import Thinness
+from common.errors import ConfigError
+from common.evaluation.thinning import Behind, bring
+from common.inputs.examples import Columns, LabelledTexts, read_examples
+from common.model.bundle import Bundle, derive, open_bundle
+from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, ThinLink
+from common.routing.fitting import fit_temperature
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 64
+
+
+def compress(  # noqa: PLR0913 - options of a command
+    run: Annotated[Path, typer.Argument(help="Directory of the finished training run.")],
+    bundle: Annotated[Path, typer.Option(help="The bundle exported from it.")],
+    train: Annotated[Path, typer.Option(help="The labelled texts that it was trained on.")],
+    out: Annotated[Path, typer.Option(help="Bundle directory to write.")],
+    *,
+    recipe: Annotated[str, typer.Option(help="prune, deprune, or fixed (the tightest budget alone).")] = "prune",
+    budgets: Annotated[str, typer.Option(help="Dimensions per token, ascending.")] = "8,16,32,64,128",
+    steps: Annotated[int, typer.Option(min=1, help="Steps per link, of 64 texts.")] = 400,
+    max_texts: Annotated[int, typer.Option(min=64, help="Training texts that a link learns from.")] = 10_000,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text, by name or number from 0.")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order and the draws.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the links as JSON.")] = False,
+) -> None:
+    """Train thin links behind which the model stays as it is, and calibrate every exit behind each budget.
+
+    Example: dimee model compress run --bundle bundle --train train.tsv --recipe prune --out thin
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"--out {out}: the directory is not empty; name another one")
+    columns = Columns(text=text_column, pair=pair_column, label=label_column)
+    compressor = Compressor(RunDirectory(run), open_bundle(bundle), read_examples(train, columns), source=train)
+    wanted = _ascending(budgets, compressor.width)
+    plan = course(recipe, wanted, steps=steps, seed=seed)
+    table = compressor.compress(out, plan, wanted, max_texts=max_texts, recipe=recipe)
+    if as_json:
+        typer.echo(msgspec.json.encode(table))
+        return
+    typer.echo(f"{out}: {len(table.links)} thin links")
+    for link in table.links:
+        for rung in link.rungs:
+            typer.echo(f"  split {link.split_point}, {rung.budget} dimensions: {rung.accuracy:.2%} kept back")
+
+
+class Compressor:
+    """A run, its bundle and its data, checked to belong together."""
+
+    def __init__(self, run: RunDirectory, bundle: Bundle, examples: LabelledTexts, *, source: Path) -> None:
+        self._record = run.read_record()
+        self._bundle = bundle
+        self._run = run
+        self._examples = examples
+        self._source = source
+        digest = origin_of(source, len(examples))["sha256"]
+        if bundle.manifest.training.get("data") != self._record["data"]:
+            raise ConfigError(f"--bundle {bundle.directory}: it was not exported from the run {run.path}")
+        if self._record["data"]["train"]["sha256"] != digest:
+            raise ConfigError(f"--train {source}: the run {run.path} was trained on another file")
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the model's hidden states."""
+        return self._bundle.manifest.hidden_size
+
+    def compress(self, out: Path, plan: Course, budgets: tuple[int, ...], *, max_texts: int, recipe: str) -> LinkTable:
+        """Train, calibrate and write."""
+        network = self._run.load_network()
+        texts = self._texts(network, max_texts)
+        kept_back = self._run.read_kept_back()
+        labels = kept_back.label_indices(self._record["labels"])
+        pairs = kept_back.pairs or (None,) * len(kept_back)
+        standing = bring(self._bundle, list(zip(kept_back.texts, pairs, strict=True)))
+        entries: list[LinkEntry] = []
+        files: dict[str, bytes] = {}
+        for point, stood in standing.items():
+            trained = self._train(network, texts, point, max(budgets), plan=plan)
+            arrays = _arrays(trained, network, point)
+            name = f"thin-link-{point:02d}.npz"
+            files[name] = _archive(arrays)
+            _LOGGER.info("split %d: calibrating %d budgets on %d texts", point, len(budgets), len(labels))
+            blank = _entry(point, name, tuple(Rung(budget=each, temperatures={}, accuracy=0.0) for each in budgets))
+            behind = Behind(self._bundle, point, ThinLink(blank, arrays))
+            exits = [exit_.layer for exit_ in self._bundle.manifest.exits if exit_.layer > point]
+            rungs = tuple(_rung(behind, stood.states, np.array(labels), exits, budget=each) for each in budgets)
+            entries.append(_entry(point, name, rungs))
+        table = LinkTable(links=tuple(entries), training=self._origin(plan, recipe, max_texts))
+        derive(self._bundle, out, files | {LINKS_FILE: msgspec.json.format(msgspec.json.encode(table))})
+        return table
+
+    def _texts(self, network: MultiExitNetwork, max_texts: int) -> EncodedTexts:
+        """Take the longest training texts: whole sentences rather than their phrases, and most tokens a step."""
+        split, texts = self._record["split"], self._examples.texts
+        parted = keep_back(texts, self._examples.pairs, split["kept_back"], split["seed"])
+        longest = sorted(parted.training, key=lambda row: -len(texts[row].split()))[:max_texts]
+        return EncodedTexts(
+            self._examples.select(tuple(longest)),
+            self._record["labels"],
+            tokenizer=self._run.load_tokenizer(),
+            pad_id=network.backbone.config.pad_token_id,
+            max_tokens=self._record["max_tokens"],
+        )
+
+    def _train(
+        self, network: MultiExitNetwork, texts: EncodedTexts, point: int, most: int, *, plan: Course
+    ) -> BudgetedLink:
+        given = list(lessons(network, texts, point, range(len(texts)), _BATCH))
+        with progress_for(f"split {point}") as progress:
+            return train_link(network, given, point, most, plan=plan, progress=progress)
+
+    def _origin(self, plan: Course, recipe: str, max_texts: int) -> dict[str, Any]:
+        return {
+            "command": command_line(["dimee", *sys.argv[1:]]),
+            "recipe": recipe,
+            "course": json.loads(json.dumps(asdict(plan))),
+            "max_texts": max_texts,
+            "train": origin_of(self._source, len(self._examples)),
+            "versions": versions(),
+        }
+
+
+def _rung(behind: Behind, states: tuple[Any, ...], labels: np.ndarray, exits: list[int], *, budget: int) -> Rung:
+    """Calibrate the exits behind a budget, sent as int8."""
+    logits = behind.logits(states, Thinness(codec="int8", budget=budget))  # [exits, N, C]
+    temperatures = {layer: fit_temperature(said, labels) for layer, said in zip(exits, logits, strict=True)}
+    accuracy = round(float((logits[-1].argmax(axis=1) == labels).mean()), 5)
+    return Rung(budget=budget, temperatures=temperatures, accuracy=accuracy)
+
+
+def _entry(point: int, name: str, rungs: tuple[Rung, ...]) -> LinkEntry:
+    return LinkEntry(split_point=point, file=name, rungs=rungs)
+
+
+def _arrays(link: BudgetedLink, network: MultiExitNetwork, point: int) -> dict[str, np.ndarray]:
+    """Arrays of a link as they are served, in half precision on disk and here alike."""
+    score: torch.nn.Linear = network.heads[point - 1].score  # type: ignore[assignment]
+    tensors = link.arrays() | {"score": score.weight.detach().T, "score_bias": score.bias.detach()}
+    return {name: tensor.numpy().astype(np.float16) for name, tensor in tensors.items()}
+
+
+def _archive(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _ascending(budgets: str, width: int) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in budgets.split(","))
+    except ValueError as exc:
+        raise ConfigError(f"--budgets {budgets}: must be numbers divided by commas") from exc
+    if list(found) != sorted(set(found)) or not 0 < found[0] <= found[-1] < width:
+        raise ConfigError(f"--budgets {budgets}: must ascend between 1 and {width - 1}, the model's width less one")
+    return found

@@ -1,0 +1,180 @@
+"""Rate and distortion: what accuracy is left when everything travels over one split point, thinner and thinner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.engine.escalation import Escalation, thin
+from common.engine.pipeline import State
+from common.engine.thinness import Always, Thinness
+from common.evaluation.metrics import Bootstrap, Interval, Metric, interval, score
+from common.evaluation.tracing import Progress, Text
+from common.inputs.text import TextEncoder
+from common.model.bundle import Bundle
+from common.model.manifest import TOKENIZER_FILE
+from common.model.segments import LayerSegment, open_embedding, open_layers
+from common.model.thin_links import ThinLink, ThinLinks, open_thin_links
+from common.routing.evidence import Floats
+from common.types import Hop, Tier
+from common.wire.activations import CODEC_NAMES, codec
+from common.wire.codec import encode
+
+_SOME_NODE = "device-1"
+_SOME_ID = "0" * 24
+_SHARES = (1.0, 0.75, 0.5)  # of the tokens
+_THIN_CODECS = ("int8", "int4")
+_LOSSLESS = Thinness(codec="float32")
+
+
+class ThinScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to send hidden states over one split point, everything travelling."""
+
+    accuracy: float  # of the last exit; under another metric than accuracy the metric's value
+    drop_points: float  # against float32, in hundredths
+    interval: Interval  # of the drop, 95 %, paired bootstrap
+    bytes_per_request: float  # of the whole message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Texts brought to a split point, one by one as a device does."""
+
+    split_point: int
+    states: tuple[Floats, ...]  # [S, H] of each text
+
+
+class Behind:
+    """The layers behind a split point, run on what came over the link."""
+
+    def __init__(self, bundle: Bundle, split_point: int, link: ThinLink | None, threads: int = 1) -> None:
+        self._bundle = bundle
+        self._link = link
+        self._links = {} if link is None else {split_point: link}
+        self._split_point = split_point
+        self._segments = [
+            segment
+            for segment in open_layers(bundle, bundle.manifest.num_layers, threads)
+            if segment.span.start >= split_point
+        ]
+
+    def logits(self, states: Sequence[Floats], thinness: Thinness) -> Floats:
+        """Logits [exits behind, N, C] of hidden states sent so."""
+        said = [_carry(self._segments, self._received(state, thinness)) for state in states]
+        return np.stack(said, axis=1)
+
+    def message_bytes(self, states: Sequence[Floats], thinness: Thinness) -> float:
+        """Mean size of the messages."""
+        chooser = Always(thinness, self._links)
+        escalation = Escalation(self._bundle.manifest, thinness.codec, links=self._links, chooser=chooser)
+        hop = Hop(tier=Tier.DEVICE, node=_SOME_NODE, start=0, end=self._split_point, queue_ms=0.1, compute_ms=1.1)
+        sizes = {
+            len(state): len(
+                encode(
+                    escalation.pack(
+                        _SOME_ID,
+                        _SOME_NODE,
+                        State(hidden_states=state, layers_run=self._split_point),
+                        budget_ms=1999.5,
+                        hops=(hop,),
+                    )
+                )
+            )
+            for state in states
+        }
+        return float(np.mean([sizes[len(state)] for state in states]))
+
+    def _received(self, hidden_states: Floats, thinness: Thinness) -> Floats:
+        through = codec(thinness.codec)
+        sent = through.decode(through.encode(thin(hidden_states, thinness, self._link)))
+        return sent if self._link is None or not thinness.budget else self._link.restore(sent)
+
+
+def bring(bundle: Bundle, texts: Sequence[Text], progress: Progress | None = None) -> dict[int, Standing]:
+    """Run texts to the split points where tiers hand over, in the precision of the bundle."""
+    manifest = bundle.manifest
+    encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
+    embedding, segments = open_embedding(bundle), open_layers(bundle, manifest.depths.edge)
+    found: dict[int, list[Floats]] = {manifest.depths.device: [], manifest.depths.edge: []}
+    for done, (text, pair) in enumerate(texts, start=1):
+        encoded = encoder.encode(text, pair)
+        hidden = embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
+        for segment in segments:
+            hidden = segment.run(hidden, encoded.attention_mask).hidden_states
+            if segment.span.end in found:
+                found[segment.span.end].append(hidden[0])
+        if progress is not None:
+            progress(done, len(texts))
+    return {point: Standing(split_point=point, states=tuple(states)) for point, states in found.items()}
+
+
+def ways(links: ThinLinks) -> dict[str, Thinness]:
+    """Name every codec alone, and every codec, budget and share of tokens that the links offer."""
+    plain = {name: Thinness(codec=name) for name in CODEC_NAMES}
+    budgets = {budget for link in links.values() for budget in link.budgets}
+    thinned = [
+        Thinness(codec=name, budget=budget, tokens=share)
+        for name in _THIN_CODECS
+        for budget in (0, *sorted(budgets, reverse=True))
+        for share in _SHARES
+        if links and (budget or share < 1)
+    ]
+    return plain | {_name(thinness): thinness for thinness in thinned}
+
+
+def rate_distortion(
+    bundle: Bundle,
+    texts: Sequence[Text],
+    labels: NDArray[np.int64],
+    *,
+    metric: Metric,
+    progress: Progress | None = None,
+) -> dict[str, dict[int, ThinScore]]:
+    """Score every way to send hidden states, by name and split point."""
+    links = open_thin_links(bundle)
+    standing = bring(bundle, texts, progress)
+    offered = ways(links)
+    scores: dict[str, dict[int, ThinScore]] = {name: {} for name in offered}
+    for point, stood in standing.items():
+        link = links.get(point)
+        behind = Behind(bundle, point, link)
+        reference = behind.logits(stood.states, _LOSSLESS)[-1].argmax(axis=1)  # [N]
+        for place, (name, thinness) in enumerate(offered.items(), start=1):
+            if link is None and thinness not in ways({}).values():
+                continue
+            predicted = behind.logits(stood.states, thinness)[-1].argmax(axis=1)
+            size = behind.message_bytes(stood.states, thinness)
+            scores[name][point] = _score(metric, np.stack([predicted, reference]), labels, size)
+            if progress is not None:
+                progress(place, len(offered))
+    return scores
+
+
+def _score(metric: Metric, predictions: NDArray[np.intp], labels: NDArray[np.int64], size: float) -> ThinScore:
+    resampled = Bootstrap(len(labels)).scores(metric, predictions, labels)  # [R, 2]
+    value, reference = (score(metric, each, labels) for each in predictions)
+    return ThinScore(
+        accuracy=value,
+        drop_points=100 * (reference - value),
+        interval=interval(100 * (resampled[:, 1] - resampled[:, 0])),
+        bytes_per_request=size,
+    )
+
+
+def _name(thinness: Thinness) -> str:
+    parts = [thinness.codec]
+    parts += [f"b{thinness.budget}"] if thinness.budget else []
+    parts += [f"t{thinness.tokens:g}"] if thinness.tokens < 1 else []
+    return "-".join(parts)
+
+
+def _carry(segments: Sequence[LayerSegment], hidden_states: Floats) -> Floats:
+    """Logits [exits, C] of one text's hidden states [S, H]."""
+    hidden, mask, said = hidden_states[None], np.ones((1, len(hidden_states)), np.int64), []
+    for segment in segments:
+        output = segment.run(hidden, mask)
+        hidden = output.hidden_states
+        said.append(output.logits[0])
+    return np.stack(said)

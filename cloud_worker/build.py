@@ -19,6 +19,7 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
         node.quarantine,
         node.transport,
         node.runner,
+        node.updates,
         node.telemetry,
     ):  # the runner drains its inbox, then the transport says goodbye
         node.tell_saturation()

@@ -180,7 +180,14 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str = ""
     counters: dict[str, int] = {}
     tier_key: str = ""  # of a sealed channel: what devices seal to, a certificate in base64
+    revisions: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()  # all that it serves, the newest first
+    update: Annotated[str, msgspec.Meta(max_length=200)] = ""  # how an update stands, in words; empty without one
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Every revision that the node answers for."""
+        return self.revisions or (self.model_revision,)
 
     def gone(self) -> Self:
         """Give the status that the broker publishes when the node vanishes."""
-        return msgspec.structs.replace(self, state="offline", counters={})
+        return msgspec.structs.replace(self, state="offline", counters={}, revisions=(), update="")

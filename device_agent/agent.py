@@ -6,20 +6,18 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from common.config.settings import DeviceLimits
-from common.engine.entrance import Entered, Entrance
-from common.engine.escalation import Escalation
-from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
+from common.engine.pipeline import Exited, State, Unsure, Verdict
 from common.errors import OverloadedError
 from common.store.promises import Promised
 from common.transport.contract import Transport
 from common.types import Answer, Hop, Tier
 from common.wire.topics import Topics
+from device_agent.model import DeviceModel
 from device_agent.outbox import Outbox
 from device_agent.pending import Pending
 from device_agent.recovery import Recovered
@@ -27,15 +25,6 @@ from device_agent.settler import Settler
 from device_agent.surroundings import Surroundings
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceModel:
-    """What a device computes with."""
-
-    entrance: Entrance
-    pipeline: Pipeline
-    escalation: Escalation
 
 
 class Agent:
@@ -125,10 +114,13 @@ class Agent:
             pair=pair,
             true_label=true_label,
         )
-        entered = self._model.entrance.enter(text, pair)
-        pending = self._pending(promised, entered, accepted_at, self._limits.budget_ms / 1000)
+        pending = self._pending(promised, accepted_at, self._limits.budget_ms / 1000)
         self._begin(pending)
         return pending.future
+
+    def switch(self, model: DeviceModel) -> None:
+        """Begin requests with another model from now on; those that are open end with theirs."""
+        self._model = model
 
     def wait_recorded(self, limit_s: float) -> int:
         """Wait for the recorder's receipts; tell how many records have none."""
@@ -139,23 +131,20 @@ class Agent:
         age_s = time.time() - promised.created_at
         budget_s = self._limits.budget_ms / 1000
         left_s = budget_s - age_s if 0 <= age_s < budget_s else 0.0  # a clock that went back tells no age
-        pending = self._pending(
-            promised,
-            self._model.entrance.enter(promised.text, promised.pair),
-            time.monotonic() - max(0.0, age_s),
-            left_s,
-        )
+        pending = self._pending(promised, time.monotonic() - max(0.0, age_s), left_s)
         pending.future = future
         if left_s > 0:
             self._begin(pending)
         else:
-            _compute_here(self._model.pipeline, self.device_id, pending)
+            _compute_here(self.device_id, pending)
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
-    def _pending(self, promised: Promised, entered: Entered, accepted_at: float, left_s: float) -> Pending:
+    def _pending(self, promised: Promised, accepted_at: float, left_s: float) -> Pending:
+        model = self._model
         return Pending(
             promised=promised,
-            entered=entered,
+            entered=model.entrance.enter(promised.text, promised.pair),
+            model=model,
             accepted_at=accepted_at,
             deadline=time.monotonic() + left_s if left_s <= 0 else accepted_at + self._limits.budget_ms / 1000,
         )
@@ -169,7 +158,7 @@ class Agent:
 
     def _run_here(self, pending: Pending) -> None:
         try:
-            verdict = run_device_layers(self._model.pipeline, self.device_id, pending)
+            verdict = run_device_layers(self.device_id, pending)
         except Exception as exc:  # it is accepted, so it must be answered: by the next tier, from its embedding
             _LOGGER.exception("%s: inference failed on the device; the edge is asked", pending.request_id)
             pending.failure = f"inference failed on the device: {exc}"
@@ -184,7 +173,7 @@ class Agent:
 
     def _hand_over(self, pending: Pending, state: State, tier: Tier) -> None:
         pending.topic = self.topics.request(tier)
-        pending.message = self._model.escalation.pack(
+        pending.message = pending.model.escalation.pack(
             pending.request_id,
             self.device_id,
             state,
@@ -194,7 +183,7 @@ class Agent:
         self._outbox.accept(pending.promised)
         if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):
             if pending.local is None and not pending.failure:
-                _compute_here(self._model.pipeline, self.device_id, pending)
+                _compute_here(self.device_id, pending)
             self._settler.settle_here(
                 pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})"
             )
@@ -208,10 +197,10 @@ def _request_id(created_at: float) -> str:
     return f"{int(created_at * 1000):012x}{secrets.token_hex(6)}"
 
 
-def run_device_layers(pipeline: Pipeline, device_id: str, pending: Pending) -> Verdict:
+def run_device_layers(device_id: str, pending: Pending) -> Verdict:
     """Run [0, m) over a request's embedding, and note the device's hop."""
     started = time.perf_counter()
-    (verdict,) = pipeline.advance([pending.entered.state])
+    (verdict,) = pending.model.pipeline.advance([pending.entered.state])
     best = verdict if isinstance(verdict, Exited) else verdict.best
     hop = Hop(
         tier=Tier.DEVICE,
@@ -228,10 +217,10 @@ def run_device_layers(pipeline: Pipeline, device_id: str, pending: Pending) -> V
     return verdict
 
 
-def _compute_here(pipeline: Pipeline, device_id: str, pending: Pending) -> None:
+def _compute_here(device_id: str, pending: Pending) -> None:
     """Find the device's own exit; a failure is noted, for the request must end all the same."""
     try:
-        verdict = run_device_layers(pipeline, device_id, pending)
+        verdict = run_device_layers(device_id, pending)
     except Exception as exc:
         _LOGGER.exception("%s: inference failed on the device", pending.request_id)
         pending.failure = f"inference failed on the device: {exc}"

@@ -19,11 +19,10 @@ def storable(text: str | None) -> str | None:
 
 
 class AnswerMaker:
-    """Knows the labels, the device's name and the cost model; stateless."""
+    """Knows the device's name and the cost model; stateless."""
 
-    def __init__(self, device_id: str, manifest: Manifest, cost: CostModel) -> None:
+    def __init__(self, device_id: str, cost: CostModel) -> None:
         self._device_id = device_id
-        self._manifest = manifest
         self._cost = cost
 
     def from_outcome(self, pending: Pending, outcome: Outcome) -> Answer:
@@ -32,12 +31,12 @@ class AnswerMaker:
         Raises:
             WireError: It does not fit the model, so it is no outcome of this request.
         """
-        self._check(outcome)
+        _check(outcome, pending.model.manifest)
         index = max(range(len(outcome.logits)), key=outcome.logits.__getitem__)
         return self._answer(
             pending,
             reason=outcome.reason,
-            label=self._manifest.labels[index],
+            label=pending.model.manifest.labels[index],
             confidence=outcome.confidence,
             exit_layer=outcome.exit_layer,
             exit_tier=outcome.hops[-1].tier,
@@ -50,7 +49,7 @@ class AnswerMaker:
         return self._answer(
             pending,
             reason=reason,
-            label=self._manifest.labels[exited.predictions[-1]],
+            label=pending.model.manifest.labels[exited.predictions[-1]],
             confidence=exited.confidence,
             exit_layer=exited.layer,
             exit_tier=Tier.DEVICE,
@@ -59,17 +58,17 @@ class AnswerMaker:
             detail=detail,
         )
 
-    def race_against(self, outcome: Outcome) -> Race:
+    def race_against(self, outcome: Outcome, manifest: Manifest) -> Race:
         """Tell what another tier said too late.
 
         Raises:
             WireError: It does not fit the model.
         """
-        self._check(outcome)
+        _check(outcome, manifest)
         index = max(range(len(outcome.logits)), key=outcome.logits.__getitem__)
         return Race(
             loser_tier=outcome.hops[-1].tier,
-            loser_label=self._manifest.labels[index],
+            loser_label=manifest.labels[index],
             loser_confidence=outcome.confidence,
         )
 
@@ -77,7 +76,7 @@ class AnswerMaker:
         """Tell what the device's own exit said, if it has run."""
         if pending.local is None:
             return None
-        label = self._manifest.labels[pending.local.predictions[-1]]
+        label = pending.model.manifest.labels[pending.local.predictions[-1]]
         return Race(loser_tier=Tier.DEVICE, loser_label=label, loser_confidence=pending.local.confidence)
 
     def failed(self, pending: Pending, detail: str) -> Answer:
@@ -93,15 +92,6 @@ class AnswerMaker:
             hops=pending.hops,
             detail=detail,
         )
-
-    def _check(self, outcome: Outcome) -> None:
-        manifest, logits = self._manifest, outcome.logits
-        if len(logits) != len(manifest.labels):
-            raise WireError(f"{len(logits)} logits for {len(manifest.labels)} labels")
-        if not 0 < outcome.exit_layer <= manifest.num_layers or any(
-            hop.end > manifest.num_layers for hop in outcome.hops
-        ):
-            raise WireError(f"layers beyond {manifest.num_layers}")
 
     def _answer(
         self,
@@ -121,7 +111,7 @@ class AnswerMaker:
         return Answer(
             request_id=pending.request_id,
             device_id=self._device_id,
-            model_revision=self._manifest.revision,
+            model_revision=pending.model.manifest.revision,
             reason=reason,
             label=label,
             confidence=confidence,
@@ -141,3 +131,13 @@ class AnswerMaker:
             hops=hops,
             attempts=pending.attempts,
         )
+
+
+def _check(outcome: Outcome, manifest: Manifest) -> None:
+    logits = outcome.logits
+    if outcome.model_revision != manifest.revision:
+        raise WireError(f"revision {outcome.model_revision[:32]!r} answers a request of {manifest.revision!r}")
+    if len(logits) != len(manifest.labels):
+        raise WireError(f"{len(logits)} logits for {len(manifest.labels)} labels")
+    if not 0 < outcome.exit_layer <= manifest.num_layers or any(hop.end > manifest.num_layers for hop in outcome.hops):
+        raise WireError(f"layers beyond {manifest.num_layers}")

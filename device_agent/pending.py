@@ -10,6 +10,7 @@ from common.engine.pipeline import Exited
 from common.store.promises import Promised
 from common.types import Answer, Hop
 from common.wire.messages import HiddenStates
+from device_agent.model import DeviceModel
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Pending:
 
     promised: Promised
     entered: Entered
+    model: DeviceModel  # that it began with, whatever answers later ones
     accepted_at: float  # monotonic seconds
     deadline: float  # monotonic seconds
     future: Future[Answer] = field(default_factory=Future)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from common.model.manifest import Manifest
 from common.store.promises import Promised
 from common.types import Race, Reason, Record, Tier
 from device_agent.pending import Pending
@@ -22,6 +23,7 @@ _HERE = (Reason.DEGRADED, Reason.FAILED)
 class _Open:
     promised: Promised
     record: Record
+    manifest: Manifest  # of the model that the request began with
     is_logged: bool = False
     race: Race | None = None  # came before the record was on its way
 
@@ -44,7 +46,7 @@ class Races:
             race = Race() if is_won_here else self._said_here(pending)
             known = msgspec.structs.replace(record, race=race)
             if race is None or race.loser_tier is None:
-                self._open[pending.request_id] = _Open(pending.promised, known)
+                self._open[pending.request_id] = _Open(pending.promised, known, pending.model.manifest)
                 while len(self._open) > _MOST:
                     self._open.popitem(last=False)
         return known
@@ -59,6 +61,12 @@ class Races:
             is_over = self._is_over(request_id, entry)
         if is_over:
             self._add(entry)
+
+    def manifest_of(self, request_id: str) -> Manifest | None:
+        """Give the model of a request that is open."""
+        with self._lock:
+            entry = self._open.get(request_id)
+            return None if entry is None else entry.manifest
 
     def second(self, request_id: str, race: Race) -> None:
         """Take what the slower side says; of a request that is not open, or from the side that won, nothing."""

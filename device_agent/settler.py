@@ -197,8 +197,11 @@ class Settler:
 
     def _note_late(self, outcome: Outcome) -> None:
         self._counts["late_or_duplicate"] += 1
+        manifest = self._races.manifest_of(outcome.request_id)
+        if manifest is None:
+            return
         try:
-            self._races.second(outcome.request_id, self.answers.race_against(outcome))
+            self._races.second(outcome.request_id, self.answers.race_against(outcome, manifest))
         except WireError as exc:
             _LOGGER.warning("%s: a late outcome is refused: %s", outcome.request_id, exc)
 

@@ -1,5 +1,7 @@
 """What a device knows of the tiers around it, from their retained statuses."""
 
+from collections.abc import Callable
+
 from common.errors import WireError
 from common.transport.contract import Delivery, Inbox
 from common.types import Tier
@@ -14,6 +16,8 @@ class Surroundings(Inbox):
     def __init__(self) -> None:
         super().__init__(1)
         self._saturated: dict[tuple[Tier, str], bool] = {}
+        self._served: dict[tuple[Tier, str], tuple[str, ...]] = {}
+        self.on_change: Callable[[], None] = lambda: None
 
     def put(self, delivery: Delivery) -> bool:
         """Note a status; runs on the transport's thread."""
@@ -24,9 +28,20 @@ class Surroundings(Inbox):
         key = (status.tier, status.node)
         if status.state != "online":
             self._saturated.pop(key, None)
+            self._served.pop(key, None)
         elif key in self._saturated or len(self._saturated) < _MAX_NODES:
             self._saturated[key] = bool(status.counters.get("saturated"))
+            self._served[key] = status.served
+        self.on_change()
         return True
+
+    def lagging(self, revision: str) -> list[str]:
+        """Name the edges and cloud workers that are online and do not serve a revision."""
+        return [
+            f"{tier} {node}"
+            for (tier, node), served in sorted(self._served.copy().items())
+            if tier is not Tier.DEVICE and revision not in served
+        ]
 
     def is_saturated(self, tier: Tier) -> bool:
         """Whether every node of a tier that is online says so; False while none is known."""

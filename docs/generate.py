@@ -19,6 +19,7 @@ import msgspec
 
 from common import types
 from common.config import settings
+from common.model import rollout
 from common.wire import activations, codec, documents, messages, tensors, topics
 
 FOLDER = Path(__file__).parent
@@ -52,7 +53,7 @@ def configuration() -> str:
 
 def wire() -> str:
     """Document topics, messages, documents, codecs and limits."""
-    kinds = _comments(messages) | _comments(types) | _comments(documents)
+    kinds = _comments(messages) | _comments(types) | _comments(documents) | _comments(rollout)
     between = [
         messages.HiddenStates,
         messages.Outcome,
@@ -77,6 +78,8 @@ def wire() -> str:
         _input_section(kinds),
         _ANSWER,
         _status_section(kinds),
+        _named_section("Rollout · `…/model/rollout`, retained", rollout.Rollout, kinds),
+        _named_section("Release · part of a Rollout", rollout.Release, kinds),
         "## Limits\n\n" + _limits_table(),
     )
 
@@ -151,6 +154,8 @@ def _topics_table() -> str:
         (site.input("{id}"), "applications", "that device", "text or JSON Input"),
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
+        (site.rollout, "the operator", "every node with `updates.folder`", "JSON Rollout, retained"),
+        (site.chunk("{revision}", "{file}", "{number}"), "the operator", "the same", "a part of a file, retained"),
     ]
     return _table(("topic", "from", "to", "message"), [(f"`{topic}`", *rest) for topic, *rest in rows])
 
@@ -183,6 +188,7 @@ def _limits_table() -> str:
         ("message between tiers", f"{codec.MAX_MESSAGE_BYTES:,} bytes", "`common/wire/codec.py`"),
         ("tensor", f"{tensors.MAX_TENSOR_BYTES:,} bytes", "`common/wire/tensors.py`"),
         ("MQTT packet", f"{settings.Mqtt().max_packet_bytes:,} bytes", "`mqtt.max_packet_bytes`, or the broker's"),
+        ("part of a published file", f"{rollout.MAX_CHUNK_BYTES:,} bytes", "`common/model/rollout.py`"),
         ("hops", str(messages.MAX_HOPS), "`common/wire/messages.py`"),
         ("tensor dtypes", ", ".join(f"`{name}`" for name in tensors._DTYPES), "`common/wire/tensors.py`"),  # noqa: SLF001
     ]
@@ -233,6 +239,8 @@ def _bounded(base: Any, *notes: Any) -> str:
     metas = [note for note in notes if isinstance(note, msgspec.Meta)]
     if get_origin(base) is tuple:
         return f"{metas[0].min_length or 0} to {metas[0].max_length} of {_kind(get_args(base)[0])}"
+    if get_origin(base) is dict:
+        return f"{_kind(base)}, {metas[0].min_length or 0} to {metas[0].max_length} of them"
     return ", ".join([_kind(base), *(text for meta in metas for text in _bounds(meta))])
 
 
@@ -246,7 +254,7 @@ def _bounds(meta: msgspec.Meta) -> Iterator[str]:
     if meta.max_length is not None:
         yield f"{meta.min_length or 0} to {meta.max_length} characters"
     if meta.pattern is not None:
-        yield "1 to 64 characters without `+ # /` or NUL"
+        yield _PATTERNS[meta.pattern]
 
 
 def _default_value(field: Any) -> Any:
@@ -283,6 +291,10 @@ def _page(*parts: str) -> str:
 
 
 _NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", bytes: "bytes"}
+_PATTERNS = {
+    r"^[^+#/\x00]{1,64}$": "1 to 64 characters without `+ # /` or NUL",
+    r"^[0-9a-f]{16}$": "16 hexadecimal digits",
+}
 _BYTES = {"float32": "4·S·H", "float16": "2·S·H", "int8": "S·H + 2·S", "int4": "S·(17·H / 32 + 4) + H / 8"}
 _FAILURES = {
     "model_mismatch": "the tier serves another model revision than the device",

@@ -42,6 +42,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
             recorder.observe(node.telemetry)
             stack.enter_context(recorder)
         stack.enter_context(node.runner)
+        stack.enter_context(node.updates)
         stack.enter_context(node.telemetry)
         node.tell_saturation()
         stopping.wait()

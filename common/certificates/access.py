@@ -45,6 +45,7 @@ def _device(site: str) -> Iterator[str]:
     yield f"read {root}/device/%u/outcome"
     yield f"read {root}/device/%u/input"
     yield f"read {root}/status/#"
+    yield f"read {root}/model/#"
 
 
 def _lines(site: str, name: str, role: Role) -> Iterator[str]:
@@ -59,5 +60,7 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
         case Role.APPLICATION:
             yield f"write {root}/device/+/input"
             yield f"read {root}/device/+/answer"
+        case Role.OPERATOR:
+            yield f"write {root}/model/#"
         case Role.DEVICE | Role.BROKER | Role.SEAL:
             return

@@ -19,6 +19,7 @@ class Role(StrEnum):
     CLOUD = "cloud"
     BROKER = "broker"
     APPLICATION = "application"  # reads answers and statuses, sends inputs
+    OPERATOR = "operator"  # publishes bundles for the site
     SEAL = "seal"  # the key that all workers of a tier share; its name is the tier's
 
 

@@ -118,6 +118,10 @@ class SealedTransport:
             return
         self._inner.subscribe(topic, inbox, group=group)
 
+    def unsubscribe(self, topic: str) -> None:
+        """Bring nothing more of a filter (see ``Transport``)."""
+        self._inner.unsubscribe(topic)
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:

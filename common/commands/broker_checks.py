@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from common.commands.finding import Finding, failed, ok, skipped, warning
+from common.commands.peer_checks import check_peers, check_update, is_online
 from common.config.settings import AnySettings, DeviceSettings, Mqtt
 from common.engine.escalation import Escalation
 from common.engine.pipeline import State
@@ -22,7 +23,7 @@ from common.errors import ConfigError, TransportError, WireError
 from common.model.manifest import Manifest
 from common.transport.contract import Delivery
 from common.transport.probe import Probe
-from common.types import TIERS, NodeStatus, Tier
+from common.types import NodeStatus, Tier
 from common.wire import codec
 from common.wire.activations import codec as activation_codec
 from common.wire.documents import decode_status, encode_document
@@ -92,9 +93,11 @@ def _ask(node: Node, probe: Probe, manifest: Manifest | None) -> Iterator[Findin
     yield _check_delay(node, probe, here)
     if manifest is not None:
         yield _check_packet(node, probe, manifest)
-    if node.tier is Tier.DEVICE and any(_is_online(status, Tier.EDGE) for status in statuses.values()):
+    if node.tier is Tier.DEVICE and any(is_online(status, Tier.EDGE) for status in statuses.values()):
         yield skipped("edge replies", _SEALED) if node.is_sealed else _check_reply(node, probe)
-    yield from check_peers(node.tier, list(statuses.values()), None if manifest is None else manifest.revision)
+    serves = here.served if own and own.state == "online" else () if manifest is None else (manifest.revision,)
+    yield from check_update(own)
+    yield from check_peers(node.tier, list(statuses.values()), serves)
 
 
 def _check_reach(mqtt: Mqtt) -> Finding:
@@ -264,40 +267,3 @@ def _receive(probe: Probe, is_wanted: Callable[[Delivery], bool], limit_s: float
         if delivery is not None and is_wanted(delivery):
             return delivery
     return None
-
-
-def check_peers(tier: Tier, peers: list[NodeStatus], revision: str | None) -> Iterator[Finding]:
-    """Judge the retained statuses of all other nodes."""
-    for status in sorted(filter(_is_lasting, peers), key=lambda status: (TIERS.index(status.tier), status.node)):
-        yield _check_peer(status, revision)
-    for needed in _NEEDED[tier]:
-        if not any(_is_online(status, needed) for status in peers):
-            remedy = f"start one with 'dimee {needed} run'; until then this {tier} answers what it can alone"
-            yield failed("peers", f"no {needed} is online at this site", remedy)
-
-
-def _is_lasting(status: NodeStatus) -> bool:
-    """Tell a node from a single question, which stops as soon as it is answered."""
-    return not (status.node.endswith("-ask") and status.state == "stopped")
-
-
-_NEEDED = {Tier.DEVICE: (Tier.EDGE, Tier.CLOUD), Tier.EDGE: (Tier.CLOUD,), Tier.CLOUD: ()}
-
-
-def _check_peer(status: NodeStatus, revision: str | None) -> Finding:
-    check, name = "peer", f"{status.tier} {status.node!r}"
-    match status.state:
-        case "offline":
-            topic = f"dimee/v1/SITE/status/{status.tier}/{status.node}"
-            remedy = f"look at its power, network and log; if it is gone for good: mosquitto_pub -r -n -t {topic}"
-            return failed(check, f"{name} vanished without a word", remedy)
-        case "stopped":
-            return warning(check, f"{name} was stopped", f"start it again, if it should run: dimee {status.tier} run")
-    if revision is not None and status.model_revision != revision:
-        said = f"{name} serves revision {status.model_revision}, this node {revision}"
-        return failed(check, said, "give both the same bundle (model.bundle) and restart the one that was changed")
-    return ok(check, f"{name} is online, revision {status.model_revision}")
-
-
-def _is_online(status: NodeStatus, tier: Tier) -> bool:
-    return status.tier is tier and status.state == "online"

@@ -8,6 +8,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +138,21 @@ class Channel(Section, frozen=True, kw_only=True):
     session_s: Positive = 600.0  # how long one session key is used
 
 
+class Updates(Section, frozen=True, kw_only=True):
+    """Bundles that an operator publishes over the broker."""
+
+    folder: str | None = None  # where they are kept; without it this node stays with model.bundle
+
+
+class DeviceUpdates(Section, frozen=True, kw_only=True):
+    """Bundles that an operator publishes over the broker, and when a device goes back by itself."""
+
+    folder: str | None = None  # where they are kept; without it this node stays with model.bundle
+    window: AtLeastOne = 100  # answers of a new bundle that are watched before it counts as proven
+    max_exit_drift: Fraction = 0.3  # of its answers, how many may exit elsewhere than the bundle's record says
+    max_degraded: Fraction = 0.2  # of its answers, how many may be degraded or failed while the broker is there
+
+
 class DeviceSettings(Section, frozen=True, kw_only=True):
     """One device."""
 
@@ -148,6 +164,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     link: Link = Link()
     log: DeviceLog = DeviceLog()
     outbox: Outbox = Outbox()
+    updates: DeviceUpdates = DeviceUpdates()
     metrics: Metrics = Metrics()
     channel: Channel = Channel()
 
@@ -163,6 +180,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     link: Link = Link()
     log: EdgeLog = EdgeLog()
     broker: EmbeddedBroker = EmbeddedBroker()
+    updates: Updates = Updates()
     metrics: Metrics = Metrics()
     channel: Channel = Channel()
 
@@ -175,6 +193,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     model: Model = Model()
     routing: Routing = Routing()
     worker: Worker = Worker()
+    updates: Updates = Updates()
     metrics: Metrics = Metrics()
     channel: Channel = Channel()
 

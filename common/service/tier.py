@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from common.channel.contract import Channel
 from common.config.settings import CloudSettings, EdgeSettings
@@ -13,23 +13,27 @@ from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
-from common.engine.variants import check_family
-from common.errors import TransportError
+from common.engine.variants import Variants, check_family
+from common.errors import ArtifactError
 from common.model.bundle import Bundle, open_bundle
-from common.model.manifest import Manifest
+from common.model.manifest import MANIFEST_FILE, Manifest
+from common.model.shelf import Shelf
 from common.service.backlog import FairByDevice
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
+from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
 from common.service.telemetry.telemetry import Telemetry
-from common.service.trust import bundle_gate
-from common.service.worker import Identity, TierWorker
+from common.service.trust import bundle_gate, trial_gate
+from common.service.updates.fetching import Fetcher
+from common.service.updates.serving import ServedReleases
+from common.service.updates.updater import Updater
+from common.service.worker import Identity, ServedModel, TierWorker
 from common.store.engine import sqlite_file
 from common.store.quarantine import Quarantine
 from common.transport.contract import Presence, Transport
 from common.transport.mqtt import MqttTransport
-from common.types import NodeStatus, Tier
-from common.wire.documents import encode_document
+from common.types import Tier
 from common.wire.topics import Topics, checked
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,25 +41,20 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierNode:
-    """An edge's or a cloud worker's parts, connected but not started: enter transport, runner, telemetry."""
+    """An edge's or a cloud worker's parts, connected but not started: enter transport, runner, updates, telemetry."""
 
     transport: MqttTransport
     channel: Channel
     spoken: Transport  # the transport as the channel speaks over it
     runner: Runner
+    updates: AbstractContextManager[object]
     telemetry: Telemetry
     status: Presence
     quarantine: Quarantine  # enter it first
 
     def tell_saturation(self) -> None:
         """Publish the status anew whenever too much begins to wait, and when it is over."""
-        self.runner.tell_saturation(self._announce)
-
-    def _announce(self) -> None:
-        try:
-            self.transport.publish(self.status.topic, self.status.online(), is_retained=True)
-        except TransportError as exc:
-            _LOGGER.debug("the status is not published: %s", exc)
+        self.runner.tell_saturation(partial(announce, self.transport, self.status))
 
 
 def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stopping) -> TierNode:
@@ -70,7 +69,8 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     identity = Identity(tier=tier, node=node, topics=topics, manifest=bundle.manifest)
     telemetry = Telemetry(settings.metrics, tier, node, bundle.manifest)
     channel = open_channel(settings, tier)
-    status = presence(tier, node, topics, bundle.manifest, telemetry.counters, tier_key=channel.tier_key)
+    standing = Standing(revision=bundle.revision)
+    status = presence(tier, node, topics, standing, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
     telemetry.watch_connection(transport)
     telemetry.watch("channel", counters=channel.counters)
@@ -78,7 +78,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     quarantine = Quarantine(_quarantine_path(settings), most=settings.worker.max_quarantined)
     telemetry.watch("quarantine", counters=lambda: dict(quarantine.counters))
     others = open_variants(settings, tier, bundle)
-    runner = work(
+    worker, runner = work(
         settings,
         identity,
         pipeline,
@@ -89,11 +89,13 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         variants=others,
         quarantine=quarantine,
     )
+    tell = partial(announce, transport, status)
     return TierNode(
         transport=transport,
         channel=channel,
         spoken=spoken,
         runner=runner,
+        updates=_updates(settings, worker, transport, identity, standing=standing, tell=tell),
         telemetry=telemetry,
         status=status,
         quarantine=quarantine,
@@ -109,23 +111,33 @@ def _quarantine_path(settings: EdgeSettings | CloudSettings) -> Path | None:
     return None if log is None else Path(f"{log}.quarantine")
 
 
-def presence(
-    tier: Tier,
-    node: str,
-    topics: Topics,
-    manifest: Manifest,
-    counters: Callable[[], dict[str, int]] = dict,
+def _updates(
+    settings: EdgeSettings | CloudSettings,
+    worker: TierWorker,
+    transport: Transport,
+    identity: Identity,
     *,
-    tier_key: str = "",
-) -> Presence:
-    """Give the retained status of a node, and its last will."""
-    online = NodeStatus(state="online", tier=tier, node=node, model_revision=manifest.revision, tier_key=tier_key)
-    return Presence(
-        topic=topics.status(tier, node),
-        online=lambda: encode_document(msgspec.structs.replace(online, counters=counters())),
-        stopped=lambda: encode_document(msgspec.structs.replace(online, state="stopped", counters=counters())),
-        gone=encode_document(online.gone()),
+    standing: Standing,
+    tell: Callable[[], None],
+) -> AbstractContextManager[object]:
+    """Serve published bundles, too, where there is a folder for them."""
+    if settings.updates.folder is None:
+        return nullcontext()
+    shelf = Shelf(Path(settings.updates.folder))
+    own_gate = bundle_gate(settings.model)
+    releases = ServedReleases(
+        worker=worker,
+        own=identity.manifest.revision,
+        shelf=shelf,
+        fetcher=Fetcher(transport, identity.topics, shelf),
+        gate=trial_gate(settings.model, shelf.folder / "history"),
+        load=partial(load_served, settings=settings, tier=identity.tier),
+        settle=lambda bundle: own_gate.check(bundle.directory, (bundle.directory / MANIFEST_FILE).read_bytes()),
+        standing=standing,
+        announce=tell,
     )
+    releases.load_known()
+    return Updater(transport, identity.topics, releases)
 
 
 def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[Bundle, Pipeline]:
@@ -135,18 +147,56 @@ def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[B
         ConfigError: The bundle or the policy does not exist.
         ArtifactError: The bundle is not intact.
     """
-    bundle = open_bundle(settings.model.bundle, bundle_gate(settings.model))
-    policy = choose_policy(bundle, settings.routing.policy)
-    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
-    pipeline.warm_up()
+    bundle = open_first(settings)
+    pipeline = _open_layers(bundle, settings, tier)
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
     return bundle, pipeline
 
 
-def _open_escalation(settings: EdgeSettings, identity: Identity, pipeline: Pipeline) -> Escalation:
+def open_first(settings: EdgeSettings | CloudSettings) -> Bundle:
+    """Open the bundle of the settings; where the gate has left it behind, the stable one of the site's rollout.
+
+    Raises:
+        ConfigError: There is none.
+        ArtifactError: It is not intact, or not to be believed.
+    """
+    try:
+        return open_bundle(settings.model.bundle, bundle_gate(settings.model))
+    except ArtifactError as exc:
+        shelf = None if settings.updates.folder is None else Shelf(Path(settings.updates.folder))
+        stable = None if shelf is None else shelf.choice.rollout.stable
+        if shelf is None or stable is None or not shelf.has(stable):
+            raise
+        _LOGGER.warning("model.bundle is not served, the published bundle alone is: %s", exc)
+        return Bundle(shelf.bundle(stable.revision), bundle_gate(settings.model))
+
+
+def _open_layers(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> Pipeline:
+    policy = choose_policy(bundle, settings.routing.policy)
+    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
+    pipeline.warm_up()
+    return pipeline
+
+
+def load_served(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> ServedModel:
+    """Load a tier's layers of a published bundle.
+
+    Raises:
+        ConfigError: The bundle has no policy of the name in the settings.
+        ArtifactError: The bundle is not intact.
+    """
+    pipeline = _open_layers(bundle, settings, tier)
+    return ServedModel(variants=Variants((pipeline,)), escalation=_open_escalation(settings, bundle.manifest, pipeline))
+
+
+def _open_escalation(
+    settings: EdgeSettings | CloudSettings, manifest: Manifest, pipeline: Pipeline
+) -> Escalation | None:
+    if isinstance(settings, CloudSettings):
+        return None
     thinness = Thinness(codec=settings.worker.codec, budget=settings.link.budget, tokens=settings.link.tokens)
     chooser = Always(thinness, pipeline.links)
-    return Escalation(identity.manifest, settings.worker.codec, links=pipeline.links, chooser=chooser)
+    return Escalation(manifest, settings.worker.codec, links=pipeline.links, chooser=chooser)
 
 
 def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundle) -> tuple[Pipeline, ...]:
@@ -180,9 +230,9 @@ def work(
     channel: Channel,
     variants: Sequence[Pipeline] = (),
     quarantine: Quarantine | None = None,
-) -> Runner:
-    """Subscribe to a tier's requests and give the runner that answers them."""
-    escalation = None if isinstance(settings, CloudSettings) else _open_escalation(settings, identity, pipeline)
+) -> tuple[TierWorker, Runner]:
+    """Subscribe to a tier's requests; give the worker that answers them, and its runner."""
+    escalation = _open_escalation(settings, identity.manifest, pipeline)
     worker = TierWorker(
         identity,
         pipeline,
@@ -206,4 +256,4 @@ def work(
         quickest_ms=worker.quickest_ms,
     )
     runner.observe(telemetry)
-    return runner
+    return worker, runner

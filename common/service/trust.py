@@ -1,6 +1,9 @@
 """Which bundles this process believes."""
 
+import shutil
 from pathlib import Path
+
+import msgspec
 
 from common.config.settings import Model
 from common.errors import ConfigError
@@ -29,3 +32,34 @@ def bundle_gate(settings: Model) -> Gate:
         Path(settings.release_file),
         is_rollback_allowed=settings.is_rollback_allowed,
     )
+
+
+def trial_gate(settings: Model, scratch: Path) -> Gate:
+    """Give a gate that refuses the same bundles, and remembers nothing of those it lets in.
+
+    A bundle that is tried must not shut the way back; only what is settled on goes through ``bundle_gate``.
+
+    Args:
+        settings: As for ``bundle_gate``.
+        scratch: Where a copy of the history may lie.
+
+    Raises:
+        ConfigError: As ``bundle_gate``.
+    """
+    if settings.trusted_key_file is None or settings.release_file is None:
+        return bundle_gate(settings)
+    return _TrialGate(settings, scratch)
+
+
+class _TrialGate:
+    def __init__(self, settings: Model, scratch: Path) -> None:
+        self._settings = settings
+        self._scratch = scratch
+
+    def check(self, directory: Path, manifest: bytes) -> None:
+        """Ask the node's own gate, on a copy of its history."""
+        self._scratch.unlink(missing_ok=True)
+        history = Path(str(self._settings.release_file))
+        if history.exists():
+            shutil.copyfile(history, self._scratch)
+        bundle_gate(msgspec.structs.replace(self._settings, release_file=str(self._scratch))).check(directory, manifest)

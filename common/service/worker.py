@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.engine.escalation import Escalation, unpack_state
@@ -35,8 +35,26 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A tier's layers of one model revision, with the variants of it that may run instead."""
+
+    variants: Variants
+    escalation: Escalation | None  # None: the last tier
+
+    @property
+    def revision(self) -> str:
+        """Name the tier's own among the variants."""
+        return self.variants.pipelines[0].manifest.revision
+
+    def by_revision(self) -> dict[str, "ServedModel"]:
+        """Give it under every revision whose requests it can carry on."""
+        return {pipeline.manifest.revision: self for pipeline in self.variants.pipelines}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     message: HiddenStates
+    model: ServedModel
     state: State
     queue_ms: float
     delivery: Delivery
@@ -65,25 +83,33 @@ class TierWorker:
         self._meter = meter
         self._quarantine = quarantine or Quarantine(None, most=_MOST_QUARANTINED)
         self._identity = identity
-        self._variants = Variants((pipeline, *variants))
         self._transport = transport
-        self._escalation = escalation  # None: the last tier
+        first = ServedModel(variants=Variants((pipeline, *variants)), escalation=escalation)
+        self.models: Mapping[str, ServedModel] = first.by_revision()  # replaced whole, never changed
         self._remembered: OrderedDict[tuple[str, str], tuple[str, bytes]] = OrderedDict()
         self._max_remembered = max_remembered
 
+    def serve(self, model: ServedModel) -> None:
+        """Take requests of another revision from now on; from one thread at a time, beside ``handle``."""
+        self.models = {**model.by_revision(), **self.models}
+
+    def drop(self, revision: str) -> None:
+        """Take no more requests of a model; what is being run ends."""
+        self.models = {name: model for name, model in self.models.items() if model.revision != revision}
+
     def handle(self, deliveries: list[Delivery]) -> None:
-        """Answer, escalate or refuse what was waiting together, by split point."""
+        """Answer, escalate or refuse what was waiting together, by what runs and split point."""
         jobs = [job for delivery in deliveries if (job := self._accept(delivery))]
         together: dict[tuple[int, Chosen], list[_Job]] = {}
         for job in jobs:
-            chosen = self._variants.choose(job.message.split_point, job.message.budget_ms - job.queue_ms)
+            chosen = job.model.variants.choose(job.message.split_point, job.message.budget_ms - job.queue_ms)
             together.setdefault((job.message.split_point, chosen), []).append(job)
         for (_, chosen), those in together.items():
             self._run(chosen, those)
 
     def quickest_ms(self) -> float:
         """Give how long the quickest way of computing takes; infinite where there is only one."""
-        return self._variants.quickest_ms()
+        return min(model.variants.quickest_ms() for model in self.models.values())
 
     def _accept(self, delivery: Delivery) -> _Job | None:
         self.counters["received"] += 1
@@ -102,7 +128,9 @@ class TierWorker:
         if self._repeat(message) or self._is_expired(message, queue_ms):
             return None
         try:
-            return _Job(message=message, state=self._state(message), queue_ms=queue_ms, delivery=delivery)
+            model = self._model_of(message)
+            state = _state(message, model.variants)
+            return _Job(message=message, model=model, state=state, queue_ms=queue_ms, delivery=delivery)
         except ModelMismatchError as exc:
             self._refuse(message, "model_mismatch", exc)
         except WireError as exc:
@@ -110,12 +138,13 @@ class TierWorker:
             self._refuse(message, "bad_message", exc)
         return None
 
-    def _state(self, message: HiddenStates) -> State:
-        pipeline = self._variants.of(message.model_revision)
-        state = unpack_state(message, pipeline.manifest, pipeline.links)
-        if state.layers_run not in self._variants.split_points:
-            raise WireError(f"split point {state.layers_run} is none of {sorted(self._variants.split_points)}")
-        return state
+    def _model_of(self, message: HiddenStates) -> ServedModel:
+        models = self.models
+        if message.model_revision not in models:
+            raise ModelMismatchError(
+                f"request is of model revision {message.model_revision[:32]!r}, this tier serves {', '.join(models)}"
+            )
+        return models[message.model_revision]
 
     def _run(self, chosen: Chosen, jobs: Sequence[_Job]) -> None:
         started = time.perf_counter()
@@ -147,12 +176,12 @@ class TierWorker:
                 self.counters["answered"] += 1
                 self.counters["cut_short"] += verdict.layer == chosen.upto < chosen.pipeline.depth
                 self._answer(job.message, verdict, hops)
-            case Unsure() if self._escalation is None:
+            case Unsure() if job.model.escalation is None:
                 raise AssertionError("the last tier is never unsure")
             case Unsure():
                 self.counters["escalated"] += 1
                 left_ms = max(0.0, job.message.budget_ms - job.queue_ms - compute_ms)
-                carried = self._escalation.pack(
+                carried = job.model.escalation.pack(
                     job.message.request_id,
                     job.message.device_id,
                     verdict.state,
@@ -234,3 +263,11 @@ class TierWorker:
             received_tokens=job.state.form[0],
             received_width=job.state.form[1],
         )
+
+
+def _state(message: HiddenStates, variants: Variants) -> State:
+    pipeline = variants.of(message.model_revision)
+    state = unpack_state(message, pipeline.manifest, pipeline.links)
+    if state.layers_run not in variants.split_points:
+        raise WireError(f"split point {state.layers_run} is none of {sorted(variants.split_points)}")
+    return state

@@ -126,6 +126,9 @@ class Transport(Protocol):
             ValueError: It is no topic filter.
         """
 
+    def unsubscribe(self, topic: str) -> None:
+        """Bring nothing more of a filter that was subscribed without a group; what is on its way may still come."""
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:

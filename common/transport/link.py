@@ -175,6 +175,10 @@ class Link:
         _, packet_id = self._client.subscribe(f"$share/{group}/{topic}" if group and has_groups else topic, qos)
         return packet_id
 
+    def unsubscribe(self, topic: str) -> None:
+        """Queue the end of a subscription."""
+        self._client.unsubscribe(topic)
+
     def disconnect(self) -> None:
         """Queue DISCONNECT, so that the broker keeps the last will to itself."""
         self._client.disconnect()

@@ -152,6 +152,11 @@ class LoopbackTransport:
             if self.is_connected:
                 self._take_retained(subscription)
 
+    def unsubscribe(self, topic: str) -> None:
+        """Bring nothing more of a filter (see ``Transport``)."""
+        with self._broker.lock:
+            self._routes.remove(topic)
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:

@@ -119,6 +119,14 @@ class MqttTransport:
                 self._request(self._link, subscription)
                 self._link.write()
 
+    def unsubscribe(self, topic: str) -> None:
+        """Bring nothing more of a filter (see ``Transport``)."""
+        with self._lock:
+            self._routes.remove(topic)
+            if self._link is not None:
+                self._link.unsubscribe(topic)
+                self._link.write()
+
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:

@@ -88,13 +88,13 @@ class Probe:
                     return reason
         raise TransportError(f"{self._login.broker} did not answer the subscription to {topic!r}")
 
-    def publish(self, topic: str, payload: bytes) -> str | None:
-        """Publish with QoS 1, not retained, and give the broker's refusal, or None when it is acknowledged.
+    def publish(self, topic: str, payload: bytes, *, is_retained: bool = False) -> str | None:
+        """Publish with QoS 1, and give the broker's refusal, or None when it is acknowledged.
 
         Raises:
             TransportError: The connection broke, or no answer came.
         """
-        packet_id = self._link.send(Outgoing(topic=topic, payload=payload))
+        packet_id = self._link.send(Outgoing(topic=topic, payload=payload, is_retained=is_retained))
         deadline = time.monotonic() + _ANSWER_LIMIT_S
         while packet_id not in self._acknowledged and time.monotonic() < deadline:
             self._step(deadline)

@@ -36,6 +36,11 @@ class Routes:
         if inbox not in inboxes:
             inboxes.append(inbox)
 
+    def remove(self, topic: str) -> None:
+        """Send nothing more of a filter to anybody."""
+        self.subscriptions.pop(Subscription(topic, None), None)
+        (self._wild if is_wild(topic) else self._exact).pop(topic, None)
+
     def dispatch(self, topic: str, payload: bytes) -> None:
         """Put a message into every inbox whose subscription matches."""
         self.counts["received"] += 1

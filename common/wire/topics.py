@@ -37,6 +37,15 @@ class Topics(msgspec.Struct, frozen=True):
         """Answers from one device to applications."""
         return f"dimee/v1/{self.site}/device/{device_id}/answer"
 
+    @property
+    def rollout(self) -> str:
+        """Which bundles the site runs, retained; only an operator writes it."""
+        return f"dimee/v1/{self.site}/model/rollout"
+
+    def chunk(self, revision: str, file: str, number: int | str) -> str:
+        """A part of a published bundle's file, retained; counted from 0."""
+        return f"dimee/v1/{self.site}/model/{revision}/{file}/{number}"
+
     def status(self, tier: Tier | str, node: str) -> str:
         """A node's retained status; both parts may be ``+`` to watch."""
         return f"dimee/v1/{self.site}/status/{tier}/{node}"

@@ -15,9 +15,10 @@ from tiers import running
 import cloud_worker.build
 import edge_broker.build
 from common.commands import machine_checks
-from common.commands.broker_checks import check_peers, judge_delay, largest_activation_bytes
+from common.commands.broker_checks import judge_delay, largest_activation_bytes
 from common.commands.doctor import examine
 from common.commands.finding import Finding
+from common.commands.peer_checks import check_peers, check_update
 from common.config.settings import (
     Channel,
     CloudSettings,
@@ -183,7 +184,7 @@ def test_a_node_that_vanished_is_named_within_ten_seconds(mosquitto: Any) -> Non
 
         named = [
             found
-            for found in check_peers(Tier.DEVICE, [msgspec.json.decode(delivery.payload, type=NodeStatus)], None)
+            for found in check_peers(Tier.DEVICE, [msgspec.json.decode(delivery.payload, type=NodeStatus)], ())
             if "edge-1" in found.detail
         ]
 
@@ -203,7 +204,7 @@ def test_peers_are_judged_by_state_and_revision() -> None:
         status("stopped", Tier.DEVICE, "pi-1-ask"),
     ]
 
-    found = {finding.detail: finding.state for finding in check_peers(Tier.DEVICE, peers, "abc")}
+    found = {finding.detail: finding.state for finding in check_peers(Tier.DEVICE, peers, ("abc",))}
 
     assert found == {
         "device 'pi-2' vanished without a word": "failed",
@@ -212,6 +213,28 @@ def test_peers_are_judged_by_state_and_revision() -> None:
         "cloud 'cloud-1' was stopped": "warning",
         "no cloud is online at this site": "failed",
     }
+
+
+def test_an_edge_that_serves_both_revisions_fits_every_device() -> None:
+    edge = NodeStatus(state="online", tier=Tier.EDGE, node="edge-1", model_revision="new", revisions=("new", "old"))
+    canary = NodeStatus(state="online", tier=Tier.DEVICE, node="pi-2", model_revision="new")
+    cloud = NodeStatus(state="online", tier=Tier.CLOUD, node="cloud-1", model_revision="old")
+
+    of_device = [found.state for found in check_peers(Tier.DEVICE, [edge, canary, cloud], ("old",))]
+    of_cloud = [found.state for found in check_peers(Tier.CLOUD, [edge, canary], ("older",))]
+
+    assert of_device == ["ok", "ok", "ok"]
+    assert of_cloud == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("update", "state"),
+    [("on trial: abc", "ok"), ("refused abc: exits drifted", "warning"), ("stuck: disk", "warning"), ("", None)],
+)
+def test_an_update_of_this_node_is_told(update: str, state: str | None) -> None:
+    own = NodeStatus(state="online", tier=Tier.DEVICE, node="pi-1", update=update)
+
+    assert [found.state for found in check_update(own)] == ([] if state is None else [state])
 
 
 def test_a_long_link_is_not_taken_for_nagle() -> None:

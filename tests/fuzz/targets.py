@@ -13,7 +13,6 @@ from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import State
 from common.errors import ConfigError, InputError, WireError
 from common.model.manifest import Manifest
-from common.routing.cost import CostModel
 from common.store.rows import hop_rows, request_row
 from common.transport.routes import check_name, matches
 from common.types import Answer, Hop, NodeStatus, Reason, Record, Tier
@@ -21,7 +20,7 @@ from common.wire import codec
 from common.wire.documents import answer_document, decode_input, decode_status, encode_document
 from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome, Receipt
 from common.wire.topics import checked
-from device_agent.answers import AnswerMaker, storable
+from device_agent.answers import storable
 
 Target = Callable[[bytes], None]
 _HOP = Hop(tier=Tier.EDGE, node="edge-1", start=1, end=2, queue_ms=0.5, compute_ms=1.0, predictions=(1,))
@@ -32,7 +31,6 @@ class Targets:
 
     def __init__(self, manifest: Manifest, scratch: Path) -> None:
         self._manifest = manifest
-        self._answers = AnswerMaker("pi-1", manifest, CostModel())
         self._scratch = scratch
         self.all: tuple[Target, ...] = (self.message, self.document, self.topic, self.configuration)
 

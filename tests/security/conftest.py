@@ -16,7 +16,14 @@ from common.certificates.names import Role
 from common.config.settings import Mqtt
 from common.transport.mqtt import MqttTransport
 
-NODES = {"edge-1": Role.EDGE, "cloud-1": Role.CLOUD, "pi-1": Role.DEVICE, "pi-2": Role.DEVICE, "app": Role.APPLICATION}
+NODES = {
+    "edge-1": Role.EDGE,
+    "cloud-1": Role.CLOUD,
+    "pi-1": Role.DEVICE,
+    "pi-2": Role.DEVICE,
+    "app": Role.APPLICATION,
+    "office": Role.OPERATOR,
+}
 OVERSEER = "overseer"  # of these tests: sees and says everything
 
 

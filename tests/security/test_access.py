@@ -32,23 +32,28 @@ TOPICS = {
     "a new edge's status": f"{ROOT}/status/edge/{{me}}",
     "another site's log": "dimee/v1/work/log",
     "another version": "dimee/v2/home/log",
+    "rollout": f"{ROOT}/model/rollout",
+    "part of a bundle": f"{ROOT}/model/0123456789abcdef/a.onnx/0",
     "something else": "anything",
     "the broker itself": "$SYS/broker/uptime",
 }
 STATUSES = {"own status", "pi-2's status", "edge-1's status", "cloud-1's status", "a new edge's status"}
 EVERY_NODE_WRITES = {"edge request", "cloud request", "log", "own status", "own answer"}
-EVERY_NODE_READS = {"own outcome", "own input"} | STATUSES
+BUNDLES = {"rollout", "part of a bundle"}
+EVERY_NODE_READS = {"own outcome", "own input"} | STATUSES | BUNDLES
 MAY_WRITE = {
     "pi-1": EVERY_NODE_WRITES,
     "edge-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "edge-1's status", "a new edge's status"},
     "cloud-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "cloud-1's status"},
     "app": EVERY_NODE_WRITES | {"own input", "pi-2's input"},
+    "office": EVERY_NODE_WRITES | BUNDLES,
 }
 MAY_READ = {
     "pi-1": EVERY_NODE_READS,
     "edge-1": EVERY_NODE_READS | {"edge request", "log"},
     "cloud-1": EVERY_NODE_READS | {"cloud request"},
     "app": EVERY_NODE_READS | {"own answer", "pi-2's answer"},
+    "office": EVERY_NODE_READS,
 }
 READABLE_BY_ALL = f"{ROOT}/status/device/marker"
 

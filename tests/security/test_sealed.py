@@ -33,8 +33,9 @@ from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
+from common.service.presence import Standing, presence
 from common.service.telemetry.telemetry import Telemetry
-from common.service.tier import open_pipeline, presence, work
+from common.service.tier import open_pipeline, work
 from common.service.worker import Identity
 from common.transport.contract import Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
@@ -98,12 +99,12 @@ class SealedSite:
         )
         _, pipeline = open_pipeline(settings, tier)
         channel = open_channel(settings, tier)
-        status = presence(tier, node, TOPICS, self.bundle.manifest, tier_key=channel.tier_key)
+        status = presence(tier, node, TOPICS, Standing(revision=self.bundle.revision), tier_key=channel.tier_key)
         transport = LoopbackTransport(self.broker, client_id=node, presence=status)
         spoken = channel.over(transport)
         identity = Identity(tier=tier, node=node, topics=TOPICS, manifest=self.bundle.manifest)
         telemetry = Telemetry(settings.metrics, tier, node, self.bundle.manifest)
-        runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
+        _, runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
         if isinstance(settings, EdgeSettings):
             settings = msgspec.structs.replace(settings, log=EdgeLog(url=self.log))
             recorder = _recorder(settings, spoken, channel.inbox(1000), stopping, self._stack)

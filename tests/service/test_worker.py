@@ -10,9 +10,11 @@ import pytest
 
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline, State
-from common.model.bundle import open_bundle
+from common.engine.variants import Variants
+from common.model.bundle import derive, open_bundle
+from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
-from common.service.worker import Identity, TierWorker
+from common.service.worker import Identity, ServedModel, TierWorker
 from common.transport.contract import Delivery, Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Tier
@@ -123,14 +125,16 @@ def test_bytes_that_are_no_request_are_counted_and_stop_nothing(bench: Bench, pa
 
 
 def test_one_input_that_breaks_the_model_does_not_take_its_batch_along(bench: Bench, monkeypatch: Any) -> None:
-    advance = bench.worker._variants.pipelines[0].advance
+    (model,) = bench.worker.models.values()
+    (pipeline,) = model.variants.pipelines
+    advance = pipeline.advance
 
     def fragile(states: list[State], **options: Any) -> Any:
         if any(state.hidden_states[0, 0] < 0 for state in states):
             raise RuntimeError("broken input")
         return advance(states, **options)
 
-    monkeypatch.setattr(bench.worker._variants.pipelines[0], "advance", fragile)
+    monkeypatch.setattr(pipeline, "advance", fragile)
     broken = State(hidden_states=-np.ones((4, 16), np.float32), layers_run=1)
     poison = Escalation(bench.bundle.manifest, "int8").pack("bad", "pi-1", broken, budget_ms=1e6, hops=())
 
@@ -147,7 +151,8 @@ def test_a_request_that_breaks_the_model_twice_is_refused_at_once_from_then_on(b
         runs.append(len(states))
         raise RuntimeError("broken input")
 
-    monkeypatch.setattr(bench.worker._variants.pipelines[0], "advance", broken)
+    (model,) = bench.worker.models.values()
+    monkeypatch.setattr(model.variants.pipelines[0], "advance", broken)
     said = [bench.say(codec.encode(bench.request(attempt=attempt)))[0] for attempt in range(1, 5)]
     monkeypatch.undo()
     after = bench.say(codec.encode(bench.request()), codec.encode(bench.request(2)))
@@ -169,3 +174,22 @@ def test_bytes_that_cannot_be_read_are_kept(bench: Bench, payload: bytes) -> Non
 
     ((body, times),) = bench.worker._quarantine._database.execute("SELECT body, times FROM poison")
     assert (body, times) == (payload, 2)
+
+
+def test_requests_of_two_revisions_are_answered_side_by_side(bench: Bench, tmp_path: Path) -> None:
+    table = bench.bundle.read(ROUTING_FILE)
+    other = derive(bench.bundle, tmp_path / "other", {ROUTING_FILE: table + b" "})
+    pipeline = Pipeline(other, ConfidenceCascade(thresholds={2: 0.0}), depth=2)
+    of_other = msgspec.structs.replace(bench.request(), request_id="r2", model_revision=other.revision)
+
+    before = bench.say(codec.encode(of_other))
+    bench.worker.serve(ServedModel(variants=Variants((pipeline,)), escalation=None))
+    both = bench.say(codec.encode(bench.request()), codec.encode(of_other))
+    bench.worker.drop(other.revision)
+    after = bench.say(codec.encode(msgspec.structs.replace(of_other, request_id="r3")))
+
+    assert [type(message) for message in (*before, *after)] == [Failure, Failure]
+    assert {message.model_revision for message in both if not isinstance(message, Failure)} == {
+        bench.bundle.revision,
+        other.revision,
+    }

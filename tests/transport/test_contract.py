@@ -61,6 +61,28 @@ def test_messages_of_one_sender_keep_their_order(medium: Any, qos: int) -> None:
     assert received == list(range(300))
 
 
+def test_a_subscription_ends_and_brings_what_is_retained_when_it_begins_again(medium: Any) -> None:
+    inbox, others = Inbox(8), Inbox(8)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender")
+    receiver.subscribe("site/part/1", inbox)
+    receiver.subscribe("site/end", others)
+
+    with receiver, sender:
+        assert receiver.wait_connected(LIMIT_S)
+        sender.publish("site/part/1", b"first", is_retained=True)
+        heard = [payload_of(inbox)]
+        receiver.unsubscribe("site/part/1")
+        sender.publish("site/part/1", b"second", is_retained=True)
+        sender.publish("site/end", b"end")
+        assert payload_of(others) == b"end"
+        unheard = len(inbox)
+        receiver.subscribe("site/part/1", inbox)
+        heard.append(payload_of(inbox))
+
+    assert heard == [b"first", b"second"]
+    assert unheard == 0
+
+
 def test_a_later_subscriber_sees_who_is_online_and_who_left(medium: Any) -> None:
     inbox = Inbox(8)
     announcer = Announcer("site/status/edge/a")

@@ -16,7 +16,7 @@ from common.model.bundle import open_bundle
 from common.service.tier import open_pipeline
 from common.service.trust import bundle_gate
 from common.types import TIERS, Tier
-from device_agent.build import load_model
+from device_agent.model import load_model
 
 PLAIN, PROTECTED = "plain", "protected"
 _IN_FLIGHT = 16

@@ -64,8 +64,9 @@ function showNodes(view) {
     const item = make("li", "", node.tier);
     item.append(
       make("strong", node.node), make("span", ` ${node.tier}, `), make("span", node.state, node.state), make("br"),
-      make("small", node.model_revision ? `revision ${node.model_revision}` : "revision unknown"),
+      make("small", node.model_revision ? `revision ${node.revisions.join(", ") || node.model_revision}` : "revision unknown"),
     );
+    if (node.update) item.append(make("br"), make("small", node.update, /^(refused|stuck)/.test(node.update) ? "failed" : ""));
     return item;
   });
   const none = view.is_broker_known ? "no node has spoken yet" : "not watched: start it with --config to see the nodes";

@@ -46,6 +46,7 @@ class Agent:
         self.topics = topics
         self.transport = transport
         self._model = model
+        self._link_cap = 0  # dimensions per token; 0 is no cap
         self._settler = settler
         self._outbox = outbox
         self._limits = limits
@@ -118,9 +119,16 @@ class Agent:
         self._begin(pending)
         return pending.future
 
+    def cap_link(self, budget: int) -> None:
+        """Send no more dimensions per token than this from now on, where the device adapts; 0 lifts the cap."""
+        self._link_cap = budget
+        if self._model.adaptive is not None:
+            self._model.adaptive.cap(budget)
+
     def switch(self, model: DeviceModel) -> None:
         """Begin requests with another model from now on; those that are open end with theirs."""
         self._model = model
+        self.cap_link(self._link_cap)
 
     def wait_recorded(self, limit_s: float) -> int:
         """Wait for the recorder's receipts; tell how many records have none."""
@@ -177,7 +185,7 @@ class Agent:
             pending.request_id,
             self.device_id,
             state,
-            budget_ms=self._limits.budget_ms,
+            budget_ms=max(0.0, (pending.deadline - time.monotonic()) * 1000),
             hops=pending.hops,
         )
         self._outbox.accept(pending.promised)

@@ -22,6 +22,7 @@ from device_agent.agent import Agent, run_device_layers
 from device_agent.answers import AnswerMaker
 from device_agent.beginning import follow_rollout, open_first
 from device_agent.journal import Journal
+from device_agent.link_cap import LinkCaps
 from device_agent.model import load_model
 from device_agent.outbox import open_outbox
 from device_agent.pending import Pending
@@ -96,6 +97,8 @@ def start_agent(
         resources = ExitStack()
         agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
         transport.subscribe(topics.status("+", "+"), agent.surroundings)
+        if settings.uplink.is_adaptive:
+            transport.subscribe(topics.link, LinkCaps(agent.cap_link))
         stack.enter_context(Recovery(agent, outbox.contents, stopping))
         if settings.updates.folder is not None and plain is not None:
             stack.enter_context(

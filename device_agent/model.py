@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from common.config.settings import DeviceSettings
+from common.engine.adaptive import Adaptive
 from common.engine.choice import choose_policy, find_clusterer
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
+from common.engine.uplink import Uplink
 from common.model.bundle import Bundle
 from common.model.manifest import Manifest
+from common.model.thin_links import ThinLinks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class DeviceModel:
     entrance: Entrance
     pipeline: Pipeline
     escalation: Escalation
+    uplink: Uplink
+    adaptive: Adaptive | None = None  # looks at the uplink before each message
 
 
 def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
@@ -31,14 +36,27 @@ def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
     """
     policy = choose_policy(bundle, settings.routing.policy)
     pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads)
-    thinness = Thinness(codec=settings.device.codec, budget=settings.link.budget, tokens=settings.link.tokens)
-    chooser = Always(thinness, pipeline.links)
+    uplink = Uplink()
+    adaptive = _open_adaptive(settings, bundle.manifest.hidden_size, pipeline.links, uplink)
+    chooser = adaptive or Always(_widest(settings), pipeline.links)
     model = DeviceModel(
         manifest=bundle.manifest,
         entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=settings.model.threads),
         pipeline=pipeline,
         escalation=Escalation(bundle.manifest, settings.device.codec, links=pipeline.links, chooser=chooser),
+        uplink=uplink,
+        adaptive=adaptive,
     )
     warm_up = ("warm", "up") if bundle.manifest.is_pair else ("warm up", None)
     model.pipeline.advance([model.entrance.enter(*warm_up).state])  # the first run of a session is slow
     return model
+
+
+def _widest(settings: DeviceSettings) -> Thinness:
+    return Thinness(codec=settings.device.codec, budget=settings.link.budget, tokens=settings.link.tokens)
+
+
+def _open_adaptive(settings: DeviceSettings, width: int, links: ThinLinks, uplink: Uplink) -> Adaptive | None:
+    if not settings.uplink.is_adaptive:
+        return None
+    return Adaptive(_widest(settings), links, uplink, width=width, time_share=settings.uplink.time_share)

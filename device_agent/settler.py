@@ -118,6 +118,7 @@ class Settler:
         """Write the record, then answer the caller; the request is over."""
         self._counts[f"answered_{answer.reason}"] += 1
         self._meter.answer(answer)
+        pending.model.uplink.given_up(pending.request_id)  # nothing, where its outcome has come
         record = Record(
             answer=answer,
             created_at=pending.promised.created_at,
@@ -213,6 +214,7 @@ class Settler:
         if pending.attempts == 1:
             away = outcome.hops[len(pending.message.hops) if pending.message else 0 :]
             spent_ms = sum(hop.queue_ms + hop.compute_ms for hop in away)
+            pending.model.uplink.arrived(pending.request_id, spent_ms)
             self._network = self._network.updated(max(0.0, (time.monotonic() - pending.sent_at) * 1000 - spent_ms))
 
     def _refused(self, failure: Failure) -> None:
@@ -282,6 +284,7 @@ class Settler:
         message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_ms, attempt=pending.attempts)
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)
+        pending.model.uplink.left(pending.request_id, len(payload))
         try:
             self._transport.publish(pending.topic, payload, qos=0, expiry_s=max(1.0, left_s))  # it is sent again
         except TransportError as exc:

@@ -80,6 +80,7 @@ def wire() -> str:
         _status_section(kinds),
         _named_section("Rollout · `…/model/rollout`, retained", rollout.Rollout, kinds),
         _named_section("Release · part of a Rollout", rollout.Release, kinds),
+        _named_section("LinkCap · `…/link`, retained", documents.LinkCap, kinds),
         "## Limits\n\n" + _limits_table(),
     )
 
@@ -153,6 +154,7 @@ def _topics_table() -> str:
         (site.log, "devices", "the recorder in an edge", "LogRecord, LogRecords"),
         (site.input("{id}"), "applications", "that device", "text or JSON Input"),
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
+        (site.link, "an operator, retained", "adaptive devices", "JSON LinkCap"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
         (site.rollout, "the operator", "every node with `updates.folder`", "JSON Rollout, retained"),
         (site.chunk("{revision}", "{file}", "{number}"), "the operator", "the same", "a part of a file, retained"),

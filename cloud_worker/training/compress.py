@@ -31,7 +31,7 @@ from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, Thin
 from common.routing.fitting import fit_temperature
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH = 64
+_BATCH = 32
 
 
 def compress(  # noqa: PLR0913 - options of a command
@@ -42,7 +42,7 @@ def compress(  # noqa: PLR0913 - options of a command
     *,
     recipe: Annotated[str, typer.Option(help="prune, deprune, or fixed (the tightest budget alone).")] = "prune",
     budgets: Annotated[str, typer.Option(help="Dimensions per token, ascending.")] = "8,16,32,64,128",
-    steps: Annotated[int, typer.Option(min=1, help="Steps per link, of 64 texts.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per link, of 32 texts.")] = 400,
     max_texts: Annotated[int, typer.Option(min=64, help="Training texts that a link learns from.")] = 10_000,
     text_column: Annotated[str | None, typer.Option(help="Column of the text, by name or number from 0.")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,

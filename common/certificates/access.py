@@ -46,6 +46,7 @@ def _device(site: str) -> Iterator[str]:
     yield f"read {root}/device/%u/input"
     yield f"read {root}/status/#"
     yield f"read {root}/model/#"
+    yield f"read {root}/link"
 
 
 def _lines(site: str, name: str, role: Role) -> Iterator[str]:

@@ -76,6 +76,13 @@ class Link(Section, frozen=True, kw_only=True):
     tokens: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0  # share of the tokens, those that count most
 
 
+class Uplink(Section, frozen=True, kw_only=True):
+    """Whether a device looks at its way up before it sends."""
+
+    is_adaptive: bool = False  # each message as thin as its time asks for, from [link] down to the smallest budget
+    time_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5  # of a request's time, until its outcome is back
+
+
 class DeviceLog(Section, frozen=True, kw_only=True):
     """What a device tells the log."""
 
@@ -162,6 +169,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     routing: Routing = Routing()
     device: DeviceLimits = DeviceLimits()
     link: Link = Link()
+    uplink: Uplink = Uplink()
     log: DeviceLog = DeviceLog()
     outbox: Outbox = Outbox()
     updates: DeviceUpdates = DeviceUpdates()

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InputError, WireError
-from common.types import Answer, NodeStatus
+from common.types import Answer, Count, NodeStatus
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -15,6 +15,12 @@ class Input(msgspec.Struct, frozen=True):
     pair: str | None = None
     id: str | None = None  # comes back in the answer's ``id``
     label: str | None = None  # ground truth, if known
+
+
+class LinkCap(msgspec.Struct, frozen=True):
+    """The most that adaptive devices of a site may send of each token."""
+
+    budget: Count = 0  # dimensions; 0, or an empty message, lifts the cap
 
 
 def decode_input(payload: bytes) -> Input:

@@ -21,6 +21,11 @@ class Topics(msgspec.Struct, frozen=True):
         """Finished requests, device to recorder."""
         return f"dimee/v1/{self.site}/log"
 
+    @property
+    def link(self) -> str:
+        """How much adaptive devices may send, retained."""
+        return f"dimee/v1/{self.site}/link"
+
     def request(self, tier: Tier) -> str:
         """Hidden states for a tier's workers."""
         return f"dimee/v1/{self.site}/{tier}/request"

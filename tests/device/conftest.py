@@ -10,7 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.config.settings import DeviceLimits, DeviceLog, DeviceSettings, Model, Mqtt, Node, Outbox, Routing, Worker
+from common.config.settings import (
+    DeviceLimits,
+    DeviceLog,
+    DeviceSettings,
+    Model,
+    Mqtt,
+    Node,
+    Outbox,
+    Routing,
+    Uplink,
+    Worker,
+)
 from common.engine.choice import routing_table
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
@@ -91,7 +102,13 @@ class Site:
             pause.wait(0.01)
 
     def start_device(
-        self, *, policy: str = "unsure", outbox: Path | None = None, drain_s: float = 5.0, **limits: Any
+        self,
+        *,
+        policy: str = "unsure",
+        outbox: Path | None = None,
+        drain_s: float = 5.0,
+        is_adaptive: bool = False,
+        **limits: Any,
     ) -> Agent:
         settings = DeviceSettings(
             node=Node(id="pi-1"),
@@ -100,6 +117,7 @@ class Site:
             routing=Routing(policy=policy),
             device=DeviceLimits(**{"budget_ms": 5000.0, **limits}),
             log=DeviceLog(keep_text=True, drain_s=drain_s),
+            uplink=Uplink(is_adaptive=is_adaptive),
             outbox=Outbox(path=None if outbox is None else str(outbox)),
         )
         return self._stack.enter_context(start_agent(settings, Stopping(), self.transport("pi-1")))

@@ -156,6 +156,7 @@ def _topics_table() -> str:
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
         (site.link, "an operator, retained", "adaptive devices", "JSON LinkCap"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
+        (site.claim("{tier}", "{node}"), "every node", "that node", "a random token, retained: whose turn the id is"),
         (site.rollout, "the operator", "every node with `updates.folder`", "JSON Rollout, retained"),
         (site.chunk("{revision}", "{file}", "{number}"), "the operator", "the same", "a part of a file, retained"),
     ]

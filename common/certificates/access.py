@@ -41,6 +41,7 @@ def _device(site: str) -> Iterator[str]:
     yield f"write {root}/cloud/request"
     yield f"write {root}/log"
     yield f"write {root}/status/device/%u"
+    yield f"write {root}/status/device/%u/claim"
     yield f"write {root}/device/%u/answer"
     yield f"read {root}/device/%u/outcome"
     yield f"read {root}/device/%u/input"
@@ -56,6 +57,7 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
             yield f"read {root}/{role}/request"
             yield f"write {root}/device/+/outcome"
             yield f"write {root}/status/{role}/{name}"
+            yield f"write {root}/status/{role}/{name}/claim"
             if role is Role.EDGE:
                 yield f"read {root}/log"
         case Role.APPLICATION:

@@ -9,6 +9,7 @@ link one's own token is still there, and after a broker's restart none is.
 import secrets
 
 from common.transport.contract import Delivery, Inbox
+from common.wire.topics import claim_of
 
 _SETTLED_AFTER_S = 10.0  # online that long before the first sign of a rival
 _FORGOTTEN_AFTER_S = 60.0  # without another sign
@@ -20,7 +21,7 @@ class Claim(Inbox):
 
     def __init__(self, status_topic: str) -> None:
         super().__init__(max_deliveries=1)
-        self.topic = f"{status_topic}/claim"
+        self.topic = claim_of(status_topic)
         self.token = secrets.token_hex(8).encode()
         self.sightings = 0
         self._is_ours = False  # the broker showed us our own token, so another one came after it

@@ -55,6 +55,15 @@ class Topics(msgspec.Struct, frozen=True):
         """A node's retained status; both parts may be ``+`` to watch."""
         return f"dimee/v1/{self.site}/status/{tier}/{node}"
 
+    def claim(self, tier: Tier | str, node: str) -> str:
+        """The token of the process that uses a node's id now, retained."""
+        return claim_of(self.status(tier, node))
+
+
+def claim_of(status_topic: str) -> str:
+    """Give the topic on which the node of this status leaves its token."""
+    return f"{status_topic}/claim"
+
 
 def checked(key: str, name: str) -> str:
     """Pass a name on if it can stand as one level of a topic.

@@ -12,6 +12,8 @@ from common.certificates.names import Role
 from common.errors import ConfigError
 from common.transport.contract import Inbox, Presence
 from common.transport.mqtt import MqttTransport
+from common.transport.routes import matches
+from common.wire.topics import Topics
 
 pytestmark = pytest.mark.broker
 ROOT = "dimee/v1/home"
@@ -23,11 +25,14 @@ TOPICS = {
     "own input": f"{ROOT}/device/{{me}}/input",
     "own answer": f"{ROOT}/device/{{me}}/answer",
     "own status": f"{ROOT}/status/device/{{me}}",
+    "own claim": f"{ROOT}/status/device/{{me}}/claim",
     "pi-2's outcome": f"{ROOT}/device/pi-2/outcome",
     "pi-2's input": f"{ROOT}/device/pi-2/input",
     "pi-2's answer": f"{ROOT}/device/pi-2/answer",
     "pi-2's status": f"{ROOT}/status/device/pi-2",
+    "pi-2's claim": f"{ROOT}/status/device/pi-2/claim",
     "edge-1's status": f"{ROOT}/status/edge/edge-1",
+    "edge-1's claim": f"{ROOT}/status/edge/edge-1/claim",
     "cloud-1's status": f"{ROOT}/status/cloud/cloud-1",
     "a new edge's status": f"{ROOT}/status/edge/{{me}}",
     "another site's log": "dimee/v1/work/log",
@@ -38,12 +43,14 @@ TOPICS = {
     "the broker itself": "$SYS/broker/uptime",
 }
 STATUSES = {"own status", "pi-2's status", "edge-1's status", "cloud-1's status", "a new edge's status"}
-EVERY_NODE_WRITES = {"edge request", "cloud request", "log", "own status", "own answer"}
+STATUSES |= {"own claim", "pi-2's claim", "edge-1's claim"}
+EVERY_NODE_WRITES = {"edge request", "cloud request", "log", "own status", "own claim", "own answer"}
 BUNDLES = {"rollout", "part of a bundle"}
 EVERY_NODE_READS = {"own outcome", "own input"} | STATUSES | BUNDLES
 MAY_WRITE = {
     "pi-1": EVERY_NODE_WRITES,
-    "edge-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "edge-1's status", "a new edge's status"},
+    "edge-1": EVERY_NODE_WRITES
+    | {"own outcome", "pi-2's outcome", "edge-1's status", "edge-1's claim", "a new edge's status"},
     "cloud-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "cloud-1's status"},
     "app": EVERY_NODE_WRITES | {"own input", "pi-2's input"},
     "office": EVERY_NODE_WRITES | BUNDLES,
@@ -54,6 +61,23 @@ MAY_READ = {
     "cloud-1": EVERY_NODE_READS | {"cloud request"},
     "app": EVERY_NODE_READS | {"own answer", "pi-2's answer"},
     "office": EVERY_NODE_READS,
+}
+READERS, WRITERS = "readers", "writers"
+EVERYBODY = frozenset({"pi-1", "edge-1", "cloud-1", "app", "office"})
+BY_TOPIC = {  # whose topic it is, and who may read and write it
+    "log": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
+    "request(edge)": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
+    "request(cloud)": {READERS: {"cloud-1"}, WRITERS: EVERYBODY},
+    "outcome(pi-1)": {READERS: {"pi-1"}, WRITERS: {"edge-1", "cloud-1"}},
+    "input(pi-1)": {READERS: {"pi-1"}, WRITERS: {"app"}},
+    "answer(pi-1)": {READERS: {"app"}, WRITERS: {"pi-1"}},
+    "rollout": {READERS: EVERYBODY, WRITERS: {"office"}},
+    "chunk(0a,head.onnx,0)": {READERS: EVERYBODY, WRITERS: {"office"}},
+    **{
+        f"{name}({tier},{node})": {READERS: EVERYBODY, WRITERS: {node}}
+        for name in ("status", "claim")
+        for tier, node in (("device", "pi-1"), ("edge", "edge-1"), ("cloud", "cloud-1"))
+    },
 }
 READABLE_BY_ALL = f"{ROOT}/status/device/marker"
 
@@ -133,6 +157,39 @@ def test_a_stolen_certificate_cannot_take_another_nodes_connection(site: Any) ->
         until_end(inbox)
 
     assert victim.counters().get("losses", 0) == 0
+
+
+def test_every_topic_of_the_product_is_in_the_list_for_exactly_the_right_roles() -> None:
+    """Walks what ``Topics`` offers, so that a new topic fails here until somebody says whose it is."""
+    offered = {name for name in vars(Topics) if not name.startswith("_") and name not in Topics.__struct_fields__}
+    nodes = {"edge-1": Role.EDGE, "cloud-1": Role.CLOUD, "app": Role.APPLICATION, "office": Role.OPERATOR}
+    listed = access_list("home", nodes.items())
+
+    assert {name.partition("(")[0] for name in BY_TOPIC} == offered
+    for name, rights in BY_TOPIC.items():
+        topic = _topic(name)
+        assert {node for node in EVERYBODY if _is_allowed(listed, node, "read", topic)} == rights[READERS], name
+        assert {node for node in EVERYBODY if _is_allowed(listed, node, "write", topic)} == rights[WRITERS], name
+
+
+def _topic(name: str) -> str:
+    method, _, arguments = name.rstrip(")").partition("(")
+    found = getattr(Topics("home"), method)
+    return found if isinstance(found, str) else found(*arguments.split(","))
+
+
+def _is_allowed(listed: str, node: str, right: str, topic: str) -> bool:
+    """Read the list as Mosquitto does: patterns for everybody, ``topic`` lines for the user above them."""
+    user = ""
+    for line in listed.splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "user":
+            user = rest
+        elif kind in {"pattern", "topic"} and (kind == "pattern" or user == node):
+            granted, _, wanted = rest.replace("%u", node).partition(" ")
+            if granted == right and matches(wanted, topic):
+                return True
+    return False
 
 
 def test_the_shipped_access_list_is_what_the_command_prints() -> None:

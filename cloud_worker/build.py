@@ -16,6 +16,7 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
     """
     node = open_tier(settings, Tier.CLOUD, stopping)
     with (
+        node.core,
         node.quarantine,
         node.transport,
         node.runner,

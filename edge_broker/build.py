@@ -30,6 +30,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     """
     node = open_tier(settings, Tier.EDGE, stopping)
     with ExitStack() as stack:  # what is entered last stops first
+        stack.enter_context(node.core)
         if settings.broker.is_enabled:
             stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
         log = node.channel.inbox(settings.mqtt.max_inbox)

@@ -14,6 +14,7 @@ from common.commands.machine_checks import (
     check_bundle,
     check_channel,
     check_clock,
+    check_core,
     check_database,
     check_disk,
     check_outbox,
@@ -64,6 +65,7 @@ def examine(settings: AnySettings, tier: Tier, source: Path | None = None) -> It
     yield check_clock()
     yield check_disk(settings)
     yield from check_channel(settings, tier)
+    yield from check_core(settings)
     yield from check_outbox(settings)
     yield from check_database(settings)
     yield from check_broker(settings, tier, None if bundle is None else bundle.manifest)

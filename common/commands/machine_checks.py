@@ -109,6 +109,28 @@ def check_channel(settings: AnySettings, tier: Tier) -> Iterator[Finding]:
     yield ok("channel", f"{settings.channel.name}; its keys and certificates belong together")
 
 
+def check_core(settings: AnySettings) -> Iterator[Finding]:
+    """Say what would confine the trusted core here; none is asked for on a device."""
+    if isinstance(settings, DeviceSettings) or not settings.channel.has_core:
+        return
+    try:
+        from common.service.core.confinement import offered  # noqa: PLC0415 - Linux alone
+    except ImportError:
+        yield failed("trusted core", "this system has no such processes", "unset channel.has_core, or use Linux")
+        return
+    found = offered()
+    missing = sorted(name for name, is_there in found.items() if not is_there and name != "own user")
+    if settings.channel.core_user is not None and not found["own user"]:
+        yield failed("trusted core", "channel.core_user needs root", "start as root, or unset channel.core_user")
+    elif missing:
+        remedy = "a newer kernel, or LimitMEMLOCK=infinity for the service; or accept it"
+        yield warning("trusted core", f"this machine does not offer: {', '.join(missing)}", remedy)
+    else:
+        yield ok(
+            "trusted core", f"this machine offers: {', '.join(name for name, is_there in found.items() if is_there)}"
+        )
+
+
 def check_outbox(settings: AnySettings) -> Iterator[Finding]:
     """Look whether a device can keep its promises on disk, where it shall."""
     if not isinstance(settings, DeviceSettings) or settings.outbox.path is None:

@@ -77,9 +77,11 @@ class FairByDevice:
     When full it sheds the least valuable of the longest lane: what is late already, else a retry, else the newest.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, look: Callable[[bytes], Peek] = peek) -> None:
+        """Hold at most ``max_waiting``; ``look`` tells whose a payload is."""
         self.counters: Counter[str] = Counter()
         self.max_waiting = max_waiting
+        self._look = look
         self.is_saturated = False
         self.on_saturation = _tell_nobody
         self.expected_ms = 0.0
@@ -92,7 +94,7 @@ class FairByDevice:
 
     def add(self, delivery: Delivery) -> None:
         """Take a delivery in, and shed one if that is one too many."""
-        one = _Waiting(delivery, peek(delivery.payload))
+        one = _Waiting(delivery, self._look(delivery.payload))
         self._lanes.setdefault(one.peek.device_id, deque()).append(one)
         self._count += 1
         if self._count > self.max_waiting:

@@ -3,23 +3,23 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from common.channel.contract import Channel
 from common.config.settings import CloudSettings, EdgeSettings
-from common.engine.choice import choose_policy
-from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
-from common.engine.thinness import Always, Thinness
 from common.engine.variants import Variants, check_family
 from common.errors import ArtifactError
 from common.model.bundle import Bundle, open_bundle
-from common.model.manifest import MANIFEST_FILE, Manifest
+from common.model.manifest import MANIFEST_FILE
 from common.model.shelf import Shelf
 from common.service.backlog import FairByDevice
 from common.service.channels import open_channel
+from common.service.computing import open_escalation, open_layers
+from common.service.core.client import open_core
+from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
@@ -51,6 +51,7 @@ class TierNode:
     telemetry: Telemetry
     status: Presence
     quarantine: Quarantine  # enter it first
+    core: AbstractContextManager[object] = field(default_factory=nullcontext)  # before even that
 
     def tell_saturation(self) -> None:
         """Publish the status anew whenever too much begins to wait, and when it is over."""
@@ -64,6 +65,8 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         ConfigError: A setting is wrong, or the bundle or the policy does not exist.
         ArtifactError: The bundle is not intact.
     """
+    if settings.channel.has_core:
+        return _open_core_tier(settings, tier, stopping)
     node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
     bundle, pipeline = open_pipeline(settings, tier)
     identity = Identity(tier=tier, node=node, topics=topics, manifest=bundle.manifest)
@@ -99,6 +102,36 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         telemetry=telemetry,
         status=status,
         quarantine=quarantine,
+    )
+
+
+def _open_core_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stopping) -> TierNode:
+    node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
+    core = open_core(settings, tier)
+    channel = CoreChannel(core, topics)
+    telemetry = Telemetry(settings.metrics, tier, node, core.manifest)
+    standing = Standing(revision=core.manifest.revision)
+    status = presence(tier, node, topics, standing, telemetry.counters, tier_key=channel.tier_key)
+    transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    telemetry.watch_connection(transport)
+    telemetry.watch("channel", counters=channel.counters)
+    inbox = channel.inbox(settings.mqtt.max_inbox)
+    spoken = channel.over(transport)
+    spoken.subscribe(topics.request(tier), inbox, group=str(tier))
+    backlog = FairByDevice(settings.worker.max_waiting, peek_stored)
+    worker = CoreWorker(core, transport)
+    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch, backlog=backlog)
+    runner.observe(telemetry)
+    return TierNode(
+        transport=transport,
+        channel=channel,
+        spoken=spoken,
+        runner=runner,
+        updates=nullcontext(),
+        telemetry=telemetry,
+        status=status,
+        quarantine=Quarantine(None, most=settings.worker.max_quarantined),
+        core=core,
     )
 
 
@@ -148,7 +181,7 @@ def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[B
         ArtifactError: The bundle is not intact.
     """
     bundle = open_first(settings)
-    pipeline = _open_layers(bundle, settings, tier)
+    pipeline = open_layers(bundle, settings, tier)
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
     return bundle, pipeline
 
@@ -171,13 +204,6 @@ def open_first(settings: EdgeSettings | CloudSettings) -> Bundle:
         return Bundle(shelf.bundle(stable.revision), bundle_gate(settings.model))
 
 
-def _open_layers(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> Pipeline:
-    policy = choose_policy(bundle, settings.routing.policy)
-    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
-    pipeline.warm_up()
-    return pipeline
-
-
 def load_served(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> ServedModel:
     """Load a tier's layers of a published bundle.
 
@@ -185,18 +211,8 @@ def load_served(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Ti
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: The bundle is not intact.
     """
-    pipeline = _open_layers(bundle, settings, tier)
-    return ServedModel(variants=Variants((pipeline,)), escalation=_open_escalation(settings, bundle.manifest, pipeline))
-
-
-def _open_escalation(
-    settings: EdgeSettings | CloudSettings, manifest: Manifest, pipeline: Pipeline
-) -> Escalation | None:
-    if isinstance(settings, CloudSettings):
-        return None
-    thinness = Thinness(codec=settings.worker.codec, budget=settings.link.budget, tokens=settings.link.tokens)
-    chooser = Always(thinness, pipeline.links)
-    return Escalation(manifest, settings.worker.codec, links=pipeline.links, chooser=chooser)
+    pipeline = open_layers(bundle, settings, tier)
+    return ServedModel(variants=Variants((pipeline,)), escalation=open_escalation(settings, bundle.manifest, pipeline))
 
 
 def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundle) -> tuple[Pipeline, ...]:
@@ -210,12 +226,8 @@ def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundl
     for location in settings.worker.variants:
         bundle = open_bundle(location, bundle_gate(settings.model))
         check_family(own.manifest, bundle.manifest, location)
-        policy = choose_policy(bundle, settings.routing.policy)
-        depth = bundle.manifest.depths.of(tier)
-        pipelines.append(Pipeline(bundle, policy, depth=depth, threads=settings.model.threads))
+        pipelines.append(open_layers(bundle, settings, tier))
         _LOGGER.info("%s may also run %s, revision %s", tier, bundle.manifest.precision, bundle.revision)
-    for pipeline in pipelines:
-        pipeline.warm_up()
     return tuple(pipelines)
 
 
@@ -232,7 +244,7 @@ def work(
     quarantine: Quarantine | None = None,
 ) -> tuple[TierWorker, Runner]:
     """Subscribe to a tier's requests; give the worker that answers them, and its runner."""
-    escalation = _open_escalation(settings, identity.manifest, pipeline)
+    escalation = open_escalation(settings, identity.manifest, pipeline)
     worker = TierWorker(
         identity,
         pipeline,

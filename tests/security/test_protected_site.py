@@ -32,11 +32,16 @@ def model(tiny_bundle: Path, tmp_path: Path) -> dict[str, str]:
     return {"DIMEE_MODEL__BUNDLE": str(bundle), "DIMEE_MODEL__TRUSTED_KEY_FILE": str(tmp_path / "release.pub")}
 
 
-@pytest.mark.parametrize(("policy", "tier"), [("edge-only", "edge"), ("cloud-only", "cloud")])
+@pytest.mark.parametrize(
+    ("policy", "tier", "has_core"),
+    [("edge-only", "edge", False), ("cloud-only", "cloud", False), ("edge-only", "edge", True)],
+)
 def test_every_request_is_answered_and_the_broker_sees_nothing(
-    site: Any, model: dict[str, str], tmp_path: Path, policy: str, tier: str
+    site: Any, model: dict[str, str], tmp_path: Path, policy: str, tier: str, *, has_core: bool
 ) -> None:
     model |= {"DIMEE_ROUTING__POLICY": policy}
+    if has_core:
+        model |= {"DIMEE_CHANNEL__HAS_CORE": "true"}
     for worker in (Tier.EDGE, Tier.CLOUD):
         site.authority.rotate_seal(worker)
     overseer, seen, statuses = site.transport("overseer"), Inbox(10_000), Inbox(1000)
@@ -51,6 +56,7 @@ def test_every_request_is_answered_and_the_broker_sees_nothing(
             stack.callback(process.wait, LIMIT_S)
             stack.callback(process.terminate)
         wait_online(statuses, {"edge-1", "cloud-1"})
+        model.pop("DIMEE_CHANNEL__HAS_CORE", None)  # tiers have one, devices none
         device = start(site, model, tmp_path, Tier.DEVICE, "device", "run", "--stdin")
         said, _ = device.communicate("\n".join(TEXTS).encode(), LIMIT_S)
 

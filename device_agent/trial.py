@@ -5,39 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import numpy as np
-
 from common.config.settings import DeviceUpdates
-from common.evaluation.simulation import simulate
-from common.evaluation.trace import CALIBRATION_FILE, read_calibration
-from common.model.bundle import Bundle
-from common.routing.policies import Policy
+from common.evaluation.exits import drift
 from common.service.telemetry.vitals import Meter
 from common.types import Answer, Hop, Reason
 
 State = Literal["watching", "proven", "failed"]
-
-
-def expected_exits(bundle: Bundle, policy: Policy) -> dict[int, float]:
-    """Give the share of each exit layer on the split that the bundle kept back; empty where it kept none.
-
-    Raises:
-        ArtifactError: The record is broken.
-    """
-    if CALIBRATION_FILE not in bundle.manifest.files:
-        return {}
-    trace = read_calibration(bundle)
-    taken = np.bincount(simulate(policy, trace, bundle.manifest.depths).exits, minlength=len(trace.exits))
-    return {layer: float(count / len(trace)) for layer, count in zip(trace.exits, taken, strict=True)}
-
-
-def drift(expected: Mapping[int, float], found: Mapping[int, int]) -> float:
-    """Share of answers that would have to exit elsewhere: the total variation distance, 0..1."""
-    total = sum(found.values())
-    if not total or not expected:
-        return 0.0
-    layers = expected.keys() | found.keys()
-    return sum(abs(expected.get(layer, 0.0) - found.get(layer, 0) / total) for layer in layers) / 2
 
 
 class Trial:

@@ -13,6 +13,7 @@ import msgspec
 from common.config.settings import DeviceSettings
 from common.engine.choice import choose_policy
 from common.errors import ArtifactError, ConfigError
+from common.evaluation.exits import expected_exits
 from common.model.bundle import Bundle, Gate, open_bundle
 from common.model.rollout import Release, Rollout
 from common.model.shelf import Choice, Shelf
@@ -21,7 +22,7 @@ from common.service.updates.fetching import Fetcher
 from common.types import Answer
 from device_agent.model import DeviceModel, load_model
 from device_agent.surroundings import Surroundings
-from device_agent.trial import Trial, expected_exits
+from device_agent.trial import Trial
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from common.cli.output import local_time, number, percent, print_json, print_table
-from common.commands import log_labels, log_quarantine, log_query
+from common.commands import log_labels, log_quarantine, log_query, log_report
 from common.commands.log_options import (
     DEFAULT_URL,
     AsJson,
@@ -36,7 +36,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Query the i
 app.command("sql")(log_query.sql)
 app.command("tail")(log_query.tail)
 app.command("label")(log_labels.label)
-app.command("report")(log_labels.report)
+app.command("report")(log_report.report)
 app.command("prune")(log_labels.prune)
 app.add_typer(log_quarantine.app, name="quarantine")
 _FALLBACKS = (Reason.DEGRADED, Reason.FAILED)

@@ -10,39 +10,22 @@ from typing import Annotated
 import msgspec
 import typer
 
-from common.cli.output import number, percent, print_json, print_table
+from common.cli.output import print_json
 from common.commands.log_options import (
     DEFAULT_URL,
     AsJson,
-    ByDevice,
-    ByTier,
     Database,
-    Since,
-    Until,
-    filters_of,
-    opened,
 )
 from common.errors import ConfigError, StoreError
-from common.store.calibration import calibration
 from common.store.engine import Engine, readable_log, writable_log
 from common.store.labels import label_requests
 from common.store.moments import moment
 from common.store.retention import prune as prune_log
-from common.store.statistics import Stats, stats
-from common.types import TIERS, Tier
 
 
 class _Label(msgspec.Struct):
     request_id: str
     label: str
-
-
-class TierShare(msgspec.Struct, frozen=True, kw_only=True):
-    """What share of the answers a tier gave, now and before."""
-
-    tier: Tier
-    share: float  # 0..1
-    share_before: float | None  # None where there is no time before
 
 
 def label(
@@ -68,41 +51,6 @@ def label(
     if as_json:
         return print_json({"labelled": len(labels), "changed": changed})
     return typer.echo(f"{len(labels):,} requests labelled, {changed:,} of them anew")
-
-
-def report(
-    *,
-    db: Database = DEFAULT_URL,
-    tier: ByTier = None,
-    device: ByDevice = None,
-    since: Since = None,
-    until: Until = None,
-    as_json: AsJson = False,
-) -> None:
-    """Report accuracy and calibration by tier and device, and what has shifted. Example: dimee log report --since 7d.
-
-    With --since, the tiers' shares of the answers are compared with all the time before.
-    """
-    filters = filters_of(tier, device, None, None, since=since, until=until)
-    with opened(db) as engine:
-        groups = calibration(engine, filters)
-        before = msgspec.structs.replace(filters, since=None, until=filters.since)
-        earlier = stats(engine, before) if filters.since is not None else None
-        shares = _shares(stats(engine, filters), earlier)
-    if as_json:
-        return print_json({"groups": groups, "shares": shares})
-    columns = ("tier", "device", "labelled", "accuracy", "confidence", "calibration error")
-    rows = (
-        (g.tier, g.device, g.labelled, percent(g.accuracy), percent(g.confidence), percent(g.calibration_error))
-        for g in groups
-    )
-    print_table("labelled answers", columns, rows)
-    print_table(
-        "who answers",
-        ("tier", "share", "before", "shift in points"),
-        ((s.tier, percent(s.share), percent(s.share_before), _shift(s)) for s in shares),
-    )
-    return None
 
 
 def prune(
@@ -165,22 +113,3 @@ def _parse(line: str) -> _Label | None:
             return None
     cells = next(csv.reader([line], delimiter="\t" if "\t" in line else ","))
     return _Label(*cells) if len(cells) == 2 and all(cells) else None
-
-
-def _shares(now: Stats, before: Stats | None) -> list[TierShare]:
-    return [
-        TierShare(tier=tier, share=_share(now, tier), share_before=_share(before, tier) if _has(before) else None)
-        for tier in TIERS
-    ]
-
-
-def _has(before: Stats | None) -> bool:
-    return before is not None and before.requests > 0
-
-
-def _share(figures: Stats | None, tier: Tier) -> float:
-    return figures.tiers[tier].share if figures is not None and tier in figures.tiers else 0.0
-
-
-def _shift(share: TierShare) -> str:
-    return "-" if share.share_before is None else number(100 * (share.share - share.share_before))

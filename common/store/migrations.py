@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from common.errors import StoreError
 from common.store.schema import metadata, schema_version
+from common.store.views import make_views
 
 Migration = Callable[[sa.Connection], None]
 
@@ -40,10 +41,18 @@ def _tell_how_thin_hops_were(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE hop ADD COLUMN {column}")
 
 
+def _index_exits(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(
+        "CREATE INDEX request_log_exits ON request_log "
+        "(model_revision, exit_layer, reason, created_at, exit_tier, device_id)"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _index_recording_and_labels,
     _add_races_and_variants,
     _tell_how_thin_hops_were,
+    _index_exits,
 )  # MIGRATIONS[k] brings version k + 1 to version k + 2
 
 _LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once
@@ -68,6 +77,7 @@ def upgrade(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> 
             for migration in migrations[found - 1 :]:
                 migration(connection)
         if found != latest:
+            make_views(connection)
             connection.execute(sa.delete(schema_version))
             connection.execute(sa.insert(schema_version).values(version=latest))
     return found

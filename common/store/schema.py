@@ -99,6 +99,15 @@ sa.Index(
     postgresql_where=_column.true_label.is_not(None),
 )
 sa.Index(
+    "request_log_exits",  # drift of a bundle's exits
+    _column.model_revision,
+    _column.exit_layer,
+    _column.reason,
+    _column.created_at,
+    _column.exit_tier,
+    _column.device_id,
+)
+sa.Index(
     "request_log_raced",
     _column.race_winner,
     _column.loser_label,

@@ -42,7 +42,8 @@ def test_a_new_log_has_strict_tables_and_keeps_a_write_ahead_log(log: sa.Engine)
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         ]
 
-    assert {row["name"]: row["strict"] for row in tables if not row["name"].startswith("sqlite_")} == {
+    ours = [row for row in tables if not row["name"].startswith("sqlite_") and row["type"] == "table"]
+    assert {row["name"]: row["strict"] for row in ours} == {
         "request_log": 1,
         "hop": 1,
         "schema_version": 1,

@@ -6,9 +6,10 @@ import pytest
 
 from common.config.settings import DeviceUpdates
 from common.engine.choice import choose_policy
+from common.evaluation.exits import drift, expected_exits
 from common.model.bundle import Bundle, open_bundle
 from common.types import Answer, Reason, Tier
-from device_agent.trial import Trial, drift, expected_exits
+from device_agent.trial import Trial
 from tests.updates.conftest import make_sibling
 
 LIMITS = DeviceUpdates(window=10, max_exit_drift=0.3, max_degraded=0.2)

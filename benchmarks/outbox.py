@@ -1,6 +1,8 @@
 """What the durable outbox costs on the happy path: two agents by turns against one site, one with and one without.
 
 ``python benchmarks/outbox.py --bundle DIR`` ends with one JSON line; times are from asking to answer, in milliseconds.
+Ratios are of neighbouring blocks, disk to memory, so that other load on the machine meets both: median and quartiles.
+``cpu`` is processor time of the whole process per request, with what follows it: receipts, syncs, forgetting.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,20 +23,28 @@ from common.types import Tier
 from device_agent.agent import Agent
 from device_agent.build import start_agent
 
-_BLOCK = 20
+_BLOCK = 50
+_CALM_S = 0.15  # longer than the outbox waits before it syncs
 _TEXTS = ("a fine warm film", "dull and flat, with an empty plot", "the cast is moving and the music is bright")
+
+
+class Block(NamedTuple):
+    """Requests asked one after another."""
+
+    times_ms: list[float]
+    cpu_ms: float  # per request
 
 
 def measure(bundle: str, folder: Path, *, requests: int, policy: str, sync: str) -> dict[str, object]:
     """Ask both agents by turns, in blocks, and give the times of each."""
-    times: dict[str, list[float]] = {"memory": [], "disk": []}
+    blocks: dict[str, list[Block]] = {"memory": [], "disk": []}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         site = stack.enter_context(fleet(directory=Path(scratch), broker="mosquitto", site="bench", bundle=bundle))
         site.start(Tier.EDGE, "edge", {"DIMEE_LOG__URL": f"sqlite:///{scratch}/log.sqlite"})
         site.start(Tier.CLOUD, "cloud")
         site.wait_online("edge", "cloud")
         agents: dict[str, Agent] = {}
-        for name in times:
+        for name in blocks:
             settings = DeviceSettings(
                 node=Node(id=name),
                 mqtt=Mqtt(host=site.broker.host, port=site.broker.port, site=site.site),
@@ -45,23 +56,41 @@ def measure(bundle: str, folder: Path, *, requests: int, policy: str, sync: str)
             )
             agents[name] = stack.enter_context(start_agent(settings, Stopping()))
             agents[name].transport.wait_connected(10)
-        for block in range(requests // _BLOCK):
-            for name, agent in agents.items():
-                for place in range(_BLOCK):
-                    started = time.perf_counter()
-                    agent.classify(_TEXTS[(block + place) % len(_TEXTS)])
-                    if block:  # the first warms up
-                        times[name].append((time.perf_counter() - started) * 1000)
-    found = {name: _summary(values) for name, values in times.items()}
-    ratio = found["disk"]["median_ms"] / found["memory"]["median_ms"]
-    return {"policy": policy, "sync": sync, **found, "median_ratio": round(ratio, 4)}
+        for number in range(requests // _BLOCK):
+            for name in sorted(agents, reverse=number % 2 == 0):  # each goes first in every other round
+                block = _ask(agents[name])
+                if number:  # the first warms up
+                    blocks[name].append(block)
+    found = {name: _summary(values) for name, values in blocks.items()}
+    pairs = list(zip(blocks["disk"], blocks["memory"], strict=True))
+    wall = [statistics.median(disk.times_ms) / statistics.median(memory.times_ms) for disk, memory in pairs]
+    cpu = [disk.cpu_ms / memory.cpu_ms for disk, memory in pairs]
+    return {"policy": policy, "sync": sync, **found, "median_ratio": _quartiles(wall), "cpu_ratio": _quartiles(cpu)}
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    ordered = sorted(times)
+def _ask(agent: Agent) -> Block:
+    began = time.process_time()
+    times = []
+    for place in range(_BLOCK):
+        started = time.perf_counter()
+        agent.classify(_TEXTS[place % len(_TEXTS)])
+        times.append((time.perf_counter() - started) * 1000)
+    agent.wait_recorded(10)
+    time.sleep(_CALM_S)
+    return Block(times, (time.process_time() - began) * 1000 / _BLOCK)
+
+
+def _quartiles(ratios: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": round(middle, 4), "quartile_1": round(low, 4), "quartile_3": round(high, 4)}
+
+
+def _summary(blocks: list[Block]) -> dict[str, float]:
+    ordered = sorted(one for block in blocks for one in block.times_ms)
     return {
         "median_ms": round(statistics.median(ordered), 3),
         "p95_ms": round(ordered[int(len(ordered) * 0.95)], 3),
+        "cpu_ms": round(statistics.median(block.cpu_ms for block in blocks), 3),
         "requests": len(ordered),
     }
 

@@ -17,14 +17,13 @@ import sqlalchemy as sa
 
 from common.errors import StoreError
 from common.store.engine import storing
-from common.store.promises import Contents, Kept, Promised
+from common.store.promises import Accepted, Contents, Finished, Forgotten, Kept, Promised, Refused, Step
 
 _LOGGER = logging.getLogger(__name__)
 _VERSION = 1
 _BUSY_TIMEOUT_MS = 1000  # a killed predecessor's lock is gone at once; a living one keeps it
 _CHECKPOINT_PAGES = 4000
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-_PRUNE_EVERY = 256
 
 _SCHEMA = """
 CREATE TABLE request (
@@ -49,7 +48,6 @@ class OutboxFile:
         self._connection = connection
         self._path = path
         self._max_remembered = max_remembered
-        self._forgotten = 0  # since the last pruning
         self._driver: sqlite3.Connection = connection.connection.dbapi_connection  # type: ignore[assignment]
         self._log = os.open(f"{path}-wal", os.O_RDONLY)  # carries no locks, so opening it loses none
 
@@ -57,27 +55,27 @@ class OutboxFile:
         """Let go of the write-ahead log."""
         os.close(self._log)
 
-    def accept(self, promised: Promised) -> None:
-        """Keep an accepted request; one that a former process left is there already."""
-        self._do_one(_ACCEPT, msgspec.structs.astuple(promised))
+    def apply(self, steps: Sequence[Step]) -> None:
+        """Keep what a run of steps comes to, in one transaction; the same steps may be applied again.
 
-    def finish(self, promised: Promised, record: bytes) -> None:
-        """Keep the record of an answered request, in the request's place if that was kept."""
-        row = (promised.request_id, promised.input_id, promised.created_at, promised.deadline, record)
-        self._do_one(_FINISH, row)
-
-    def forget(self, request_ids: Sequence[str]) -> None:
-        """Drop what the recorder has; what an application may ask for again is kept, up to the bound."""
-        rows = [(request_id,) for request_id in request_ids]
-        self._do_many(_REMEMBER, _FORGET, rows)
-        self._forgotten += len(rows)
-        if self._forgotten >= _PRUNE_EVERY:
-            self._forgotten = 0
-            self._do_one(_PRUNE, (self._max_remembered,))
-
-    def refuse(self, request_id: str, reason: str) -> None:
-        """Keep a record that the recorder will not take, aside and with the reason."""
-        self._do_one("UPDATE request SET is_recorded = 1, refusal = ? WHERE request_id = ?", (reason, request_id))
+        Raises:
+            StoreError: The disk refuses, and nothing of it is kept.
+        """
+        net = _Net(steps)
+        many = self._driver.executemany
+        try:
+            self._driver.execute("BEGIN IMMEDIATE")
+            many(_ACCEPT, net.accepted)
+            many(_FINISH, net.finished)
+            many(_REFUSE, net.refused)
+            many(_REMEMBER, net.forgotten)
+            many(_FORGET, net.forgotten)
+            self._driver.execute(_PRUNE, (self._max_remembered,))
+            self._driver.execute("COMMIT")
+        except sqlite3.Error as exc:
+            if self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
+            self._fail(exc)
 
     def load(self) -> Contents:
         """Read what waits."""
@@ -102,30 +100,43 @@ class OutboxFile:
         except OSError as exc:
             raise StoreError(f"{self._path}: cannot be synced to disk: {exc}") from exc
 
-    def _do_one(self, statement: str, row: tuple[object, ...]) -> None:
-        """Run a statement that is its own transaction; past SQLAlchemy, whose care costs more than SQLite's insert."""
-        try:
-            self._driver.execute(statement, row)
-        except sqlite3.Error as exc:
-            self._fail(exc)
-
-    def _do_many(self, first: str, second: str, rows: list[tuple[str]]) -> None:
-        try:
-            self._driver.execute("BEGIN")
-            self._driver.executemany(first, rows)
-            self._driver.executemany(second, rows)
-            self._driver.execute("COMMIT")
-        except sqlite3.Error as exc:
-            if self._driver.in_transaction:
-                self._driver.execute("ROLLBACK")
-            self._fail(exc)
-
     def _fail(self, exc: sqlite3.Error) -> NoReturn:
         with storing(self._connection.engine):
             raise sa.exc.DBAPIError(None, None, exc) from exc
         raise AssertionError("storing raises")
 
 
+class _Net:
+    """What a run of steps comes to, as rows of SQL's statements."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        accepted: dict[str, Promised] = {}
+        finished: dict[str, Finished] = {}
+        refused: dict[str, str] = {}
+        forgotten: dict[str, None] = {}
+        for step in steps:
+            match step:
+                case Accepted(promised):
+                    accepted[promised.request_id] = promised
+                case Finished():
+                    finished[step.request_id] = step
+                    forgotten.pop(step.request_id, None)  # it says more than what the recorder has
+                case Forgotten(request_ids):
+                    forgotten.update(dict.fromkeys(request_ids))
+                case Refused():
+                    refused[step.request_id] = step.reason
+        is_over = forgotten.keys()
+        self.accepted = [
+            msgspec.structs.astuple(promised) for promised in accepted.values() if promised.request_id not in finished
+        ]
+        self.finished = [
+            msgspec.structs.astuple(one) for one in finished.values() if one.input_id or one.request_id not in is_over
+        ]
+        self.refused = [(reason, request_id) for request_id, reason in refused.items()]
+        self.forgotten = [(request_id,) for request_id in forgotten]
+
+
+_REFUSE = "UPDATE request SET is_recorded = 1, refusal = ? WHERE request_id = ?"
 _REMEMBER = "UPDATE request SET is_recorded = 1 WHERE request_id = ? AND input_id IS NOT NULL"
 _FORGET = "DELETE FROM request WHERE request_id = ? AND input_id IS NULL"
 _ACCEPT = (

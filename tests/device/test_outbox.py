@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from common.errors import InputError, OverloadedError, StoreError
-from common.store.outbox import OutboxFile, Promised, outbox_file
+from common.store.frames import Frames
+from common.store.outbox import OutboxFile, outbox_file
+from common.store.promises import Accepted, Promised
 from common.types import Reason, Tier
-from device_agent.outbox import DiskOutbox
+from device_agent.disk_outbox import DiskOutbox
 
 LIMIT_S = 10.0
 
@@ -31,8 +33,8 @@ def outbox(tmp_path: Path) -> Any:
 
 def test_an_answer_waits_until_its_request_is_on_disk(outbox: DiskOutbox, monkeypatch: Any) -> None:
     may_sync, is_released = threading.Event(), threading.Event()
-    sync = OutboxFile.sync
-    monkeypatch.setattr(OutboxFile, "sync", lambda file: (may_sync.wait(LIMIT_S), sync(file)))
+    sync = Frames.sync
+    monkeypatch.setattr(Frames, "sync", lambda frames: (may_sync.wait(LIMIT_S), sync(frames)))
 
     outbox.accept(promised("a"))
     outbox.finish(promised("a"), b"record", is_released.set)
@@ -46,21 +48,21 @@ def test_an_answer_waits_until_its_request_is_on_disk(outbox: DiskOutbox, monkey
 def test_while_the_disk_is_full_new_requests_are_refused_and_accepted_ones_are_answered(
     outbox: DiskOutbox, monkeypatch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreError("outbox.sqlite: database or disk is full; free some space on the disk")
 
-    released, accept, finish = [threading.Event() for _ in range(2)], OutboxFile.accept, OutboxFile.finish
+    released, apply, append = [threading.Event() for _ in range(2)], OutboxFile.apply, Frames.append
     outbox.accept(promised("a"))
-    monkeypatch.setattr(OutboxFile, "accept", full)
-    monkeypatch.setattr(OutboxFile, "finish", full)
+    monkeypatch.setattr(OutboxFile, "apply", full)
+    monkeypatch.setattr(Frames, "append", full)
     outbox.finish(promised("a"), b"record", released[0].set)
     with caplog.at_level(logging.WARNING), pytest.raises(OverloadedError, match="free some space"):
         outbox.accept(promised("b"))
     assert released[0].wait(LIMIT_S)
     assert caplog.text.count("new requests are refused") <= 1
 
-    monkeypatch.setattr(OutboxFile, "accept", accept)
-    monkeypatch.setattr(OutboxFile, "finish", finish)
+    monkeypatch.setattr(OutboxFile, "apply", apply)
+    monkeypatch.setattr(Frames, "append", append)
     _accept_soon(outbox, promised("c"))
     outbox.finish(promised("c"), b"later", released[1].set)
     assert released[1].wait(LIMIT_S)
@@ -105,7 +107,7 @@ def test_an_unanswered_request_of_a_former_process_is_sent_while_worth_it_and_el
 ) -> None:
     path, at = tmp_path / "outbox.sqlite", time.time() - age_s
     with outbox_file(path, max_remembered=1) as file:
-        file.accept(promised("left", input_id="mine", created_at=at, deadline=at + 5))
+        file.apply([Accepted(promised("left", input_id="mine", created_at=at, deadline=at + 5))])
     site.start_recorder()
     site.start_tier(Tier.EDGE, thresholds={2: 0.0})
 

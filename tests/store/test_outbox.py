@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StoreError
-from common.store.outbox import Promised, outbox_file
+from common.store.outbox import outbox_file
+from common.store.promises import Accepted, Finished, Forgotten, Promised, Refused
 
 
 def promised(number: int, **changes: object) -> Promised:
@@ -18,13 +19,15 @@ def promised(number: int, **changes: object) -> Promised:
     return Promised(**(fields | changes))  # type: ignore[arg-type]
 
 
+def finished(number: int, record: bytes = b"record", input_id: str | None = None) -> Finished:
+    return Finished(f"r{number:03}", input_id, 1.0, 100.0 - number, record)
+
+
 def test_what_is_kept_is_found_again_in_order_of_deadline(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     with outbox_file(path, max_remembered=10) as outbox:
-        for number in range(4):
-            outbox.accept(promised(number))
-        outbox.finish(promised(1), b"record 1")
-        outbox.finish(promised(3), b"record 3")
+        outbox.apply([Accepted(promised(number)) for number in range(4)])
+        outbox.apply([finished(1, b"record 1"), finished(3, b"record 3")])
         outbox.sync()
 
     with outbox_file(path, max_remembered=10) as outbox:
@@ -40,30 +43,28 @@ def test_what_is_kept_is_found_again_in_order_of_deadline(tmp_path: Path) -> Non
 
 def test_a_text_is_gone_from_its_row_once_it_is_answered(tmp_path: Path) -> None:
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
-        outbox.accept(promised(1))
-        outbox.finish(promised(1), b"record")
+        outbox.apply([Accepted(promised(1))])
+        outbox.apply([finished(1)])
 
         assert outbox._connection.exec_driver_sql("SELECT text FROM request").scalar() is None
 
 
 def test_only_inputs_with_an_id_are_remembered_and_no_more_than_the_bound(tmp_path: Path) -> None:
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
-        for number in range(600):
-            outbox.accept(promised(number, input_id=f"i{number}" if number % 2 else None))
-            outbox.finish(promised(number), b"record")
-            outbox.forget([f"r{number:03}"])
+        for number in range(60):
+            input_id = f"i{number}" if number % 2 else None
+            outbox.apply([Accepted(promised(number, input_id=input_id)), finished(number, input_id=input_id)])
+            outbox.apply([Forgotten((f"r{number:03}",))])
         contents = outbox.load()
 
     assert contents.unrecorded == ()
-    assert 10 <= len(contents.recorded) <= 10 + 256
-    assert contents.recorded[0].input_id == "i599"
+    assert len(contents.recorded) == 10
+    assert contents.recorded[0].input_id == "i59"
 
 
 def test_a_refused_record_is_set_aside(tmp_path: Path) -> None:
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=10) as outbox:
-        outbox.accept(promised(1))
-        outbox.finish(promised(1), b"record")
-        outbox.refuse("r001", "no such column")
+        outbox.apply([Accepted(promised(1)), finished(1), Refused("r001", "no such column")])
 
         assert outbox.load().unrecorded == ()
         assert outbox._connection.exec_driver_sql("SELECT refusal FROM request").scalar() == "no such column"
@@ -75,8 +76,7 @@ def test_a_damaged_file_is_kept_aside_and_a_fresh_one_begun(
 ) -> None:
     path = tmp_path / "outbox.sqlite"
     with outbox_file(path, max_remembered=10) as outbox:
-        for number in range(200):
-            outbox.accept(promised(number))
+        outbox.apply([Accepted(promised(number)) for number in range(200)])
     whole = path.read_bytes()
     broken = b"this is no database, whatever its name says" * 50 if damage == "no database" else whole[:8192]
     path.write_bytes(broken)
@@ -107,9 +107,11 @@ def test_a_second_process_on_one_outbox_is_refused(tmp_path: Path) -> None:
 def test_what_was_written_survives_a_kill_without_a_sync(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     code = (
-        "from common.store.outbox import *\nfrom pathlib import Path\nimport time\n"
+        "from common.store.outbox import *\nfrom common.store.promises import *\n"
+        "from pathlib import Path\nimport time\n"
         f"with outbox_file(Path({str(path)!r}), max_remembered=10) as outbox:\n"
-        " for n in range(50): outbox.accept(Promised(request_id=str(n), created_at=1, deadline=2, text='a'))\n"
+        " for n in range(50):\n"
+        "  outbox.apply([Accepted(Promised(request_id=str(n), created_at=1, deadline=2, text='a'))])\n"
         " print('written', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:

@@ -33,6 +33,10 @@ class StoreError(DimeeError):
     """The disk or the database: the log cannot be read or written."""
 
 
+class DamagedError(StoreError):
+    """A file is none that SQLite can read; opening it again keeps it aside."""
+
+
 class DeadlineExceeded(DimeeError):  # noqa: N818 - the term of the field
     """The budget ran out; the caller falls back."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from common.errors import OverloadedError, StoreError
+from common.errors import DamagedError, OverloadedError, StoreError
 from common.store.frames import MAX_FRAME_BYTES, Frames
 from common.store.promises import (
     Accepted,
@@ -48,6 +48,7 @@ class DiskOutbox:
         self._max_remembered = max_remembered
         self._on_crash = on_crash
         self._stack = ExitStack()
+        self._file_stack = ExitStack()  # within the other
         self._lock = threading.Lock()  # of the frames and the fields below
         self._has_work = threading.Condition(self._lock)
         self._file: OutboxFile | None = None  # used under its own lock
@@ -71,9 +72,8 @@ class DiskOutbox:
         Raises:
             StoreError: It cannot be opened, or another process holds it.
         """
-        from common.store.outbox import outbox_file  # noqa: PLC0415 - SQLAlchemy is a third of a device's start
-
-        self._file = self._stack.enter_context(outbox_file(self._path, max_remembered=self._max_remembered))
+        self._stack.enter_context(self._file_stack)
+        self._file = self._open_file()
         self._frames = self._stack.enter_context(Frames(self._path))
         if leftover := self._frames.leftover():
             self._file.apply(decode_steps(leftover))
@@ -178,8 +178,18 @@ class DiskOutbox:
         with self._file_lock:
             if self._file is None:
                 raise StoreError(f"{self._path}: the outbox is closed")
-            self._file.apply(steps)
+            try:
+                self._file.apply(steps)
+            except DamagedError:
+                self._file_stack.close()
+                self._file = self._open_file()  # an empty one; what this process still needs, it has in memory
+                self._file.apply(steps)
             self._file.sync()
+
+    def _open_file(self) -> "OutboxFile":
+        from common.store.outbox import outbox_file  # noqa: PLC0415 - SQLAlchemy is a third of a device's start
+
+        return self._file_stack.enter_context(outbox_file(self._path, max_remembered=self._max_remembered))
 
     def _worry(self, exc: StoreError) -> None:
         self.counters["outbox_failures"] += 1

@@ -61,6 +61,10 @@ def _tell_nobody() -> None:
     """Keep it to oneself."""
 
 
+def _answer_nobody(_: Peek) -> None:
+    """Let the device find out by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     delivery: Delivery
@@ -84,6 +88,7 @@ class FairByDevice:
         self._look = look
         self.is_saturated = False
         self.on_saturation = _tell_nobody
+        self.on_excess: Callable[[Peek], None] = _answer_nobody  # called with what is shed and might have been in time
         self.expected_ms = 0.0
         self._lanes: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # by device, the one whose turn it is first
         self._count = 0
@@ -143,10 +148,13 @@ class FairByDevice:
         place, reason = (
             (late, "late") if late is not None else (retry, "retry") if retry is not None else (-1, "excess")
         )
+        shed = lane[place].peek
         del lane[place]
         if not lane:
             del self._lanes[device]
         self._count -= 1
+        if reason == "excess" and shed.device_id:  # of a retry the first attempt may be at work; what is late has ended
+            self.on_excess(shed)
         self.counters[f"shed_{reason}"] += 1
         count = self.counters[f"shed_{reason}"]
         if count.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...: a flood must not flood the log

@@ -258,6 +258,7 @@ def work(
     inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))
     backlog = FairByDevice(settings.worker.max_waiting)
+    backlog.on_excess = worker.turn_away
     runner = Runner(
         "inference",
         inbox,

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
-from common.errors import ModelMismatchError, TransportError, WireError
+from common.errors import ConfigError, ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.quarantine import Name, Quarantine
 from common.transport.contract import Delivery, Transport
 from common.types import Hop, Tier
 from common.wire import codec
+from common.wire.codec import Peek
 from common.wire.messages import Failure, FailureCode, HiddenStates, Outcome
-from common.wire.topics import Topics
+from common.wire.topics import Topics, checked
 
 _LOGGER = logging.getLogger(__name__)
 _NO_METER = NoMeter()
@@ -106,6 +107,17 @@ class TierWorker:
             together.setdefault((job.message.split_point, chosen), []).append(job)
         for (_, chosen), those in together.items():
             self._run(chosen, those)
+
+    def turn_away(self, shed: Peek) -> None:
+        """Tell a device at once that there is no place for its request, so that it answers by itself."""
+        try:
+            failure = Failure(
+                request_id=shed.request_id, code="overloaded", detail="too much waits", node=self._identity.node
+            )
+            payload, topic = codec.encode(failure), self._identity.topics.outcome(checked("device", shed.device_id))
+        except (ConfigError, ValueError):  # its name is no name; whoever it is gets nothing
+            return
+        self._hand_over(shed.request_id, topic, payload)
 
     def quickest_ms(self) -> float:
         """Give how long the quickest way of computing takes; infinite where there is only one."""

@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 import sqlalchemy as sa
 
-from common.errors import StoreError
+from common.errors import DamagedError, StoreError
 from common.store.engine import storing
 from common.store.promises import Accepted, Contents, Finished, Forgotten, Kept, Promised, Refused, Step
 
@@ -101,6 +101,8 @@ class OutboxFile:
             raise StoreError(f"{self._path}: cannot be synced to disk: {exc}") from exc
 
     def _fail(self, exc: sqlite3.Error) -> NoReturn:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            raise DamagedError(f"{self._path}: {exc}") from exc
         with storing(self._connection.engine):
             raise sa.exc.DBAPIError(None, None, exc) from exc
         raise AssertionError("storing raises")
@@ -175,7 +177,7 @@ def outbox_file(path: Path, *, max_remembered: int) -> Iterator[OutboxFile]:
     engine = _engine(path)
     try:
         connection = _open(engine, path)
-    except _DamagedError as exc:
+    except DamagedError as exc:
         engine.dispose()
         aside = _set_aside(path)
         _LOGGER.error("%s is damaged (%s); it is kept as %s and an empty outbox begun", path, exc, aside)  # noqa: TRY400 - the cause is said
@@ -190,10 +192,6 @@ def outbox_file(path: Path, *, max_remembered: int) -> Iterator[OutboxFile]:
     finally:
         connection.close()
         engine.dispose()
-
-
-class _DamagedError(Exception):
-    """The file is no outbox that SQLite can read."""
 
 
 def _engine(path: Path) -> sa.Engine:
@@ -213,7 +211,7 @@ def _open(engine: sa.Engine, path: Path) -> sa.Connection:
             raise
     except sa.exc.DatabaseError as exc:
         if getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-            raise _DamagedError(str(exc.orig)) from exc
+            raise DamagedError(str(exc.orig)) from exc
         with storing(engine):
             raise
     return connection
@@ -228,7 +226,7 @@ def _prepare(connection: sa.Connection, path: Path) -> None:
     run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     found = run("PRAGMA quick_check(1)").scalar()
     if found != "ok":
-        raise _DamagedError(found)
+        raise DamagedError(found)
     version = run("PRAGMA user_version").scalar() or 0
     if version > _VERSION:
         raise StoreError(

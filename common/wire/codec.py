@@ -44,6 +44,7 @@ class Peek(NamedTuple):
     device_id: str = ""  # empty: this is no request
     budget_ms: float = 0.0
     is_retry: bool = False
+    request_id: str = ""
 
 
 _NOTHING = Peek()
@@ -63,12 +64,17 @@ def peek(payload: bytes) -> Peek:
                 fields[name] = reader.unpack()
             else:
                 reader.skip()
-        return Peek(str(fields["device_id"])[:64], float(fields["budget_ms"]), int(fields["attempt"]) > 1)
+        return Peek(
+            str(fields["device_id"])[:64],
+            float(fields["budget_ms"]),
+            int(fields["attempt"]) > 1,
+            str(fields["request_id"])[:64],
+        )
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
         return _NOTHING
 
 
-_PEEKED = frozenset({"device_id", "budget_ms", "attempt"})
+_PEEKED = frozenset({"request_id", "device_id", "budget_ms", "attempt"})
 
 
 class Heading(NamedTuple):

@@ -1,6 +1,10 @@
 """What a device has promised outlives its process, a full disk and a damaged file."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -149,3 +153,64 @@ def test_a_text_that_cannot_be_classified_leaves_nothing_behind(site: Any, tmp_p
     agent.__exit__(None, None, None)
     with outbox_file(tmp_path / "outbox.sqlite", max_remembered=1) as file:
         assert file.load().unanswered == ()
+
+
+def test_an_outbox_that_is_damaged_while_it_is_used_is_kept_aside_and_work_goes_on(
+    tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, released = tmp_path / "outbox.sqlite", threading.Event()
+    monkeypatch.setattr("common.store.outbox._CHECKPOINT_PAGES", 1)  # what is kept goes into the file at once
+    with DiskOutbox(path, sync="written", max_remembered=10, on_crash=pytest.fail) as outbox:
+        for number in range(2000):
+            _accept_soon(outbox, promised(f"r{number:04}", text="long " * 60))
+        outbox._move()
+        with path.open("r+b") as file:  # all but its first page
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        outbox._file._driver.execute("PRAGMA shrink_memory")
+        with caplog.at_level(logging.ERROR):
+            outbox.finish(promised("r0500"), b"record", released.set)
+            outbox._move()
+
+        assert released.is_set()
+        outbox.check()
+    assert "is damaged" in caplog.text
+    assert len([one for one in tmp_path.glob("*.damaged-*") if one.suffix.startswith(".damaged")]) >= 1
+    with outbox_file(path, max_remembered=10) as file:
+        assert [one.request_id for one in file.load().unrecorded] == ["r0500"]
+
+
+@pytest.mark.parametrize("words", [10, 100_000])
+def test_what_is_written_is_there_after_a_kill_whatever_its_size(tmp_path: Path, words: int) -> None:
+    path, sync = tmp_path / "outbox.sqlite", "written"
+    code = (
+        "from device_agent.disk_outbox import *\nfrom tests.device.test_outbox import promised\nimport time, sys\n"
+        f"outbox = DiskOutbox(Path({str(path)!r}), sync={sync!r}, max_remembered=10, on_crash=print).__enter__()\n"
+        f"for name in 'abc': outbox.accept(promised(name, text='word ' * {words}))\n"
+        "outbox.finish(promised('a'), b'record a', print)\noutbox.finish(promised('b'), b'record b', print)\n"
+        "outbox._move(); outbox.forget(['b'])\n"
+        "while outbox._forgotten: time.sleep(0.01)\n"
+        "print('written', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != b"written\n":
+            assert line == b"\n"
+        os.kill(process.pid, signal.SIGKILL)
+
+    with DiskOutbox(path, sync="written", max_remembered=10, on_crash=pytest.fail) as outbox:
+        assert [one.request_id for one in outbox.contents.unanswered] == ["c"]
+        assert [one.record for one in outbox.contents.unrecorded] == [b"record a"]
+
+
+def test_far_more_than_the_frames_hold_is_kept(tmp_path: Path) -> None:
+    path, count = tmp_path / "outbox.sqlite", 6000
+    with DiskOutbox(path, sync="written", max_remembered=10, on_crash=pytest.fail) as outbox:
+        for number in range(count):
+            one = promised(f"r{number:05}")
+            _accept_soon(outbox, one)
+            outbox.finish(one, b"record" * 80, lambda: None)
+        assert len(outbox._steps) < 2 * count
+
+    with outbox_file(path, max_remembered=10) as file:
+        assert len(file.load().unrecorded) == count

@@ -98,3 +98,15 @@ def test_bytes_that_are_no_request_are_handed_on_to_be_refused(payload: bytes) -
 
     assert peek(payload).device_id == ""
     assert len(backlog.take(10)) == 1
+
+
+def test_only_what_is_shed_for_want_of_room_is_told_to_its_device() -> None:
+    told: list[tuple[str, str]] = []
+    backlog = FairByDevice(2)
+    backlog.on_excess = lambda shed: told.append((shed.device_id, shed.request_id))
+    late = request("a", 1, budget_ms=100.0, waited_s=1.0)
+    for delivery in (request("a", 0), late, request("a", 2, attempt=2), request("a", 3), request("a", 4)):
+        backlog.add(delivery)
+
+    assert (backlog.counters["shed_late"], backlog.counters["shed_retry"]) == (1, 1)
+    assert told == [("a", "a-4")]

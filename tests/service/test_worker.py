@@ -193,3 +193,12 @@ def test_requests_of_two_revisions_are_answered_side_by_side(bench: Bench, tmp_p
         bench.bundle.revision,
         other.revision,
     }
+
+
+def test_a_device_is_told_at_once_that_there_is_no_place(bench: Bench) -> None:
+    bench.worker.turn_away(codec.peek(codec.encode(bench.request())))
+    bench.worker.turn_away(codec.Peek(device_id="no/name", request_id="r1"))
+
+    (failure,) = [codec.decode(delivery.payload) for delivery in bench.inbox.get_batch(10, 0) or ()]
+    assert isinstance(failure, Failure)
+    assert (failure.request_id, failure.code) == ("r1", "overloaded")

@@ -7,11 +7,18 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from common.engine.choice import choose_policy
+from common.evaluation.labelled import trace_file
+from common.evaluation.simulation import route_costs, simulate
+from common.model.bundle import open_bundle
+from common.routing.cost import CostModel
 from common.service.lifecycle import Stopping
 
 pytestmark = pytest.mark.e2e
@@ -59,6 +66,26 @@ def test_every_sentence_is_answered_once_and_logged_once(broker: str, tmp_path: 
             report["samples"],
         )
     assert left_behind() == []
+    live = _exit_layers(log)
+    evaluated, cost = _evaluated()
+    assert (live == evaluated).mean() >= 0.99
+    assert report["cost"]["per_request"] == pytest.approx(cost, rel=0.01)
+
+
+def _exit_layers(log: Path) -> np.ndarray:
+    with sqlite3.connect(log) as database:
+        rows = database.execute("select exit_layer from request_log order by created_at").fetchall()
+    return np.array([layer for (layer,) in rows])
+
+
+def _evaluated() -> tuple[np.ndarray, float]:
+    """Exit layers and mean cost that the evaluation gives the demo's own sentences."""
+    bundle = open_bundle()
+    depths = bundle.manifest.depths
+    with as_file(files("common.inputs") / "reviews.tsv") as sentences:
+        trace = trace_file(bundle, sentences)
+    routes = simulate(choose_policy(bundle), trace, depths)
+    return np.array(trace.exits)[routes.exits], float(route_costs(routes, trace, depths, CostModel()).mean())
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def readable_log(url: str) -> Iterator[sa.Engine]:
     """
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite" and not _file(parsed).is_file():
-        raise StoreError(f"{_file(parsed)}: there is no such log; name it with --db PATH, or start an edge to make it")
+        raise StoreError(f"{_file(parsed)}: there is no such log; name another, or start an edge to make it")
     engine = _create(parsed, read_only=True)
     try:
         with storing(engine), engine.connect() as connection:

@@ -107,7 +107,7 @@ def test_an_empty_log_is_no_error(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["list", "--db", "none.sqlite"], 2, "none.sqlite: there is no such log; name it with --db"),
+        (["list", "--db", "none.sqlite"], 2, "none.sqlite: there is no such log; name another"),
         (["list", "--since", "yesterday"], 2, "'yesterday' is no time; write an age as 90s"),
         (["list", "--tier", "moon"], 2, "moon"),
         (["list", "--limit", "0"], 2, "--limit"),

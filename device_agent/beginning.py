@@ -12,6 +12,7 @@ from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import MANIFEST_FILE
 from common.model.shelf import Choice, Shelf
 from common.service.presence import Standing
+from common.service.steering import OperatingPoints
 from common.service.trust import bundle_gate, trial_gate
 from common.service.updates.fetching import Fetcher
 from common.service.updates.updater import Updater
@@ -61,6 +62,7 @@ def follow_rollout(
     standing: Standing,
     tell: Callable[[], None],
     meter: ShowingMeter,
+    points: OperatingPoints,
 ) -> Updater:
     """Give the thread that keeps an agent at what the site's rollout says; statuses are to be subscribed before.
 
@@ -72,6 +74,7 @@ def follow_rollout(
         standing: Where it is noted what the device runs.
         tell: Publishes that.
         meter: Sees every answer.
+        points: What the policies of all models follow.
     """
     shelf, gate = Shelf(Path(str(settings.updates.folder))), bundle_gate(settings.model)
     updates = DeviceUpdates(
@@ -87,6 +90,7 @@ def follow_rollout(
         is_connected=lambda: transport.is_connected,
         model=model,
         switch=agent.switch,
+        points=points,
     )
     updater = Updater(transport, agent.topics, updates)
     updates.wake = updater.wake

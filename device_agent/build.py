@@ -13,6 +13,7 @@ from common.routing.cost import CostModel
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
+from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
@@ -49,7 +50,8 @@ def start_agent(
     """
     topics, node = Topics(settings.mqtt.site), checked("node.id", settings.node.id)
     bundle = open_first(settings)
-    model, standing = load_model(bundle, settings), Standing(revision=bundle.revision)
+    points = OperatingPoints()
+    model, standing = load_model(bundle, settings, points), Standing(revision=bundle.revision)
     channel = open_channel(settings, Tier.DEVICE)
     inbox = channel.inbox(settings.mqtt.max_inbox)
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
@@ -63,11 +65,13 @@ def start_agent(
             telemetry.watch_connection(own)
             telemetry.watch("channel", counters=channel.counters)
             transport, plain, tell = channel.over(own), own, partial(announce, own, status)
+            own.subscribe(topics.operating_point, points)
             transport.subscribe(topics.outcome(node), inbox)
             if inputs is not None:
                 transport.subscribe(topics.input(node), inputs)
             stack.enter_context(own)
         else:
+            transport.subscribe(topics.operating_point, points)
             transport = channel.over(transport)
             transport.subscribe(topics.outcome(node), inbox)
         outbox = open_outbox(
@@ -93,6 +97,7 @@ def start_agent(
             )
         )
         telemetry.watch("requests", counters=settler.totals, gauges=settler.waiting)
+        telemetry.watch("operating_points", counters=lambda: {"refused": points.refused})
         telemetry.watch("outbox", counters=lambda: dict(outbox.counters))
         resources = ExitStack()
         agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
@@ -102,7 +107,7 @@ def start_agent(
         stack.enter_context(Recovery(agent, outbox.contents, stopping))
         if settings.updates.folder is not None and plain is not None:
             stack.enter_context(
-                follow_rollout(settings, agent, model, plain, standing=standing, tell=tell, meter=meter)
+                follow_rollout(settings, agent, model, plain, standing=standing, tell=tell, meter=meter, points=points)
             )
         stack.enter_context(telemetry)
         resources.enter_context(stack.pop_all())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.config.settings import DeviceSettings
 from common.engine.adaptive import Adaptive
-from common.engine.choice import choose_policy, find_clusterer
+from common.engine.choice import find_clusterer
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
@@ -13,6 +13,7 @@ from common.engine.uplink import Uplink
 from common.model.bundle import Bundle
 from common.model.manifest import Manifest
 from common.model.thin_links import ThinLinks
+from common.service.steering import OperatingPoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +28,14 @@ class DeviceModel:
     adaptive: Adaptive | None = None  # looks at the uplink before each message
 
 
-def load_model(bundle: Bundle, settings: DeviceSettings) -> DeviceModel:
-    """Load the embedding and the device's layers, and run them once.
+def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints | None = None) -> DeviceModel:
+    """Load the embedding and the device's layers, and run them once; the policy follows ``points``.
 
     Raises:
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: The bundle is not intact, or does not run.
     """
-    policy = choose_policy(bundle, settings.routing.policy)
+    policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
     pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads)
     uplink = Uplink()
     adaptive = _open_adaptive(settings, bundle.manifest.hidden_size, pipeline.links, uplink)

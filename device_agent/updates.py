@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from common.config.settings import DeviceSettings
-from common.engine.choice import choose_policy
 from common.errors import ArtifactError, ConfigError
 from common.evaluation.exits import expected_exits
 from common.model.bundle import Bundle, Gate, open_bundle
 from common.model.rollout import Release, Rollout
 from common.model.shelf import Choice, Shelf
 from common.service.presence import Standing
+from common.service.steering import OperatingPoints
 from common.service.updates.fetching import Fetcher
 from common.types import Answer
 from device_agent.model import DeviceModel, load_model
@@ -43,6 +43,7 @@ class DeviceUpdates:
     is_connected: Callable[[], bool]
     model: DeviceModel  # in use
     switch: Callable[[DeviceModel], None]
+    points: OperatingPoints = field(default_factory=OperatingPoints)
     wake: Callable[[], None] = lambda: None
     _former: DeviceModel | None = None
     _ready: DeviceModel | None = None  # loaded, while other tiers do not serve it yet
@@ -107,7 +108,7 @@ class DeviceUpdates:
 
     def _prepared(self, target: Release | None, is_wanted: Callable[[], bool]) -> DeviceModel:
         if target is None:
-            return load_model(open_bundle(self.settings.model.bundle, self.gate), self.settings)
+            return load_model(open_bundle(self.settings.model.bundle, self.gate), self.settings, self.points)
         if self._ready is None or self._ready.manifest.revision != target.revision:
             self.trouble(f"fetching {target.revision}")
             self.fetcher.fetch(
@@ -116,7 +117,7 @@ class DeviceUpdates:
                 is_wanted=is_wanted,
                 tell=lambda share: self.trouble(f"fetching {target.revision}: {share:.0%}"),
             )
-            self._ready = load_model(self._bundle(target.revision), self.settings)
+            self._ready = load_model(self._bundle(target.revision), self.settings, self.points)
         return self._ready
 
     def _switch(self, target: Release | None, model: DeviceModel) -> None:
@@ -133,7 +134,7 @@ class DeviceUpdates:
         self._tell()
 
     def _watch(self, bundle: Bundle) -> None:
-        expected = expected_exits(bundle, choose_policy(bundle, self.settings.routing.policy))
+        expected = expected_exits(bundle, self.points.steer(bundle, self.settings.routing.policy))
         self._trial = Trial(bundle.revision, expected, self.settings.updates, on_end=self.wake)
 
     def _end_trial(self) -> None:
@@ -142,7 +143,7 @@ class DeviceUpdates:
             return
         if trial.state == "failed":
             _LOGGER.error("revision %s is left again: %s", trial.revision, trial.reason)
-            self._use(self._former or load_model(self._bundle(choice.previous), self.settings))
+            self._use(self._former or load_model(self._bundle(choice.previous), self.settings, self.points))
             self.shelf.choose(went_back(choice, trial.reason))
         else:
             _LOGGER.info("revision %s has proven itself over %d answers", trial.revision, trial.watched)

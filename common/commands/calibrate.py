@@ -10,7 +10,7 @@ from common.cli.output import number, percent, print_json
 from common.commands.evaluate import PAPER, cost_model
 from common.engine.choice import routing_table
 from common.errors import ConfigError
-from common.evaluation import budgets
+from common.evaluation import budgets, families
 from common.evaluation.evaluation import chosen_metric
 from common.evaluation.metrics import Interval
 from common.evaluation.operating import Budget, Desk, Promise
@@ -20,6 +20,7 @@ from common.evaluation.scoring import Setting
 from common.evaluation.trace import read_calibration
 from common.model.bundle import SHIPPED, open_bundle
 from common.routing.cost import CostModel
+from common.routing.exits import ConfidenceCascade
 
 
 def calibrate(
@@ -95,8 +96,15 @@ def _print(promise: Promise, cost: CostModel, *, out: Path | None, revision: str
     typer.echo(f"answer early from a confidence of {promise.threshold} on, at every exit")
     for name, told in lines.items():
         typer.echo(f"  {name:<10} {told}")
+    typer.echo(f"a running site takes it by: {_operate(promise)}")
     written = "nothing written; --out DIR writes a bundle with this operating point"
     typer.echo(written if out is None else f"wrote {out}, revision {revision}")
+
+
+def _operate(promise: Promise) -> str:
+    thresholds = promise.policy.thresholds if isinstance(promise.policy, ConfidenceCascade) else {}
+    options = [f"--threshold {layer}={value:g}" for layer, value in thresholds.items()]
+    return " ".join(["dimee model operate", families.confidence_family().name, *options])
 
 
 def _span(found: Interval, form: str) -> str:

@@ -20,6 +20,7 @@ class ModelGroup(LazyGroup):
         "calibrate": "Choose policy and thresholds for a target.",
         "compress": "Train thin links for a bundle.",
         "export": "Write the bundle of a training run.",
+        "operate": "Change a running site's policy and thresholds.",
         "publish": "Give the site's nodes a bundle, through the broker.",
         "releases": "Show what is published, and what each node runs.",
         "rollback": "Take a canary back, or else the last release.",

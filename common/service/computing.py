@@ -1,23 +1,25 @@
 """What a tier computes with: its layers of a bundle, and the way on to the next tier; no connection to a broker."""
 
 from common.config.settings import CloudSettings, EdgeSettings
-from common.engine.choice import choose_policy
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
 from common.model.bundle import Bundle
 from common.model.manifest import Manifest
+from common.service.steering import OperatingPoints
 from common.types import Tier
 
 
-def open_layers(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> Pipeline:
-    """Load a tier's layers of a bundle, and run them once.
+def open_layers(
+    bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier, points: OperatingPoints | None = None
+) -> Pipeline:
+    """Load a tier's layers of a bundle, and run them once; their policy follows ``points``.
 
     Raises:
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: A file is not intact.
     """
-    policy = choose_policy(bundle, settings.routing.policy)
+    policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
     pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
     pipeline.warm_up()
     return pipeline

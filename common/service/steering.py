@@ -1,11 +1,13 @@
-"""Operating points as they come: each goes to the models that a node runs, or is refused and counted."""
+"""Operating points as they come: each goes to the models of its revision, or is refused and counted."""
 
 import logging
-from collections.abc import Callable, Iterable
+import threading
+from weakref import WeakSet
 
 from common.engine.steering import Steered
 from common.errors import ModelMismatchError, WireError
-from common.routing.operating_point import decode_point
+from common.model.bundle import Bundle
+from common.routing.operating_point import OperatingPoint, decode_point
 from common.transport.contract import Delivery, Inbox
 
 _LOGGER = logging.getLogger(__name__)
@@ -14,25 +16,50 @@ _LOGGER = logging.getLogger(__name__)
 class OperatingPoints(Inbox):
     """An inbox that acts at once instead of queueing: the last point published is the one in effect."""
 
-    def __init__(self, models: Callable[[], Iterable[Steered]]) -> None:
-        """Steer the models that run when a point comes."""
+    def __init__(self) -> None:
         super().__init__(1)
-        self._models = models
+        self._models: WeakSet[Steered] = WeakSet()
+        self._last: OperatingPoint | None = None
+        self._changes = threading.Lock()  # points come on the transport's thread, models on others
         self.refused = 0
 
+    def steer(self, bundle: Bundle, name: str) -> Steered:
+        """Give a bundle's policy by name, to follow the points from now on.
+
+        Raises:
+            ConfigError: The bundle has no policy of this name.
+        """
+        model = Steered(bundle, name)
+        with self._changes:
+            self._models.add(model)
+            if self._last is not None and self._last.revision == model.revision:
+                self._offer(self._last, [model])
+        return model
+
     def put(self, delivery: Delivery) -> bool:
-        """Take a point; runs on the transport's thread. A cleared topic gives every model its own policy back."""
-        models = list(self._models())
+        """Take a point; a cleared topic gives every model its own policy back."""
         try:
             point = decode_point(delivery.payload) if delivery.payload else None
-            if point is not None and point.revision not in {model.revision for model in models}:
-                told = ", ".join(model.revision for model in models)
+        except WireError as exc:
+            return self._refuse(exc)
+        with self._changes:
+            self._last = point
+            return self._offer(point, list(self._models))
+
+    def _offer(self, point: OperatingPoint | None, models: list[Steered]) -> bool:
+        revisions = {model.revision for model in models}
+        try:
+            if point is not None and point.revision not in revisions:
+                told = ", ".join(sorted(revisions))
                 raise ModelMismatchError(f"operating point for revision {point.revision}; this node runs {told}")
             for model in models:
                 if point is None or point.revision == model.revision:
                     model.take(point)
         except WireError as exc:
-            self.refused += 1
-            _LOGGER.warning("%s", exc)
-            return False
+            return self._refuse(exc)
         return True
+
+    def _refuse(self, reason: WireError) -> bool:
+        self.refused += 1
+        _LOGGER.warning("%s", reason)
+        return False

@@ -23,6 +23,7 @@ from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
+from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
 from common.service.trust import bundle_gate, trial_gate
 from common.service.updates.fetching import Fetcher
@@ -68,19 +69,22 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     if settings.channel.has_core:
         return _open_core_tier(settings, tier, stopping)
     node, topics = checked("node.id", settings.node.id), Topics(settings.mqtt.site)
-    bundle, pipeline = open_pipeline(settings, tier)
+    points = OperatingPoints()
+    bundle, pipeline = open_pipeline(settings, tier, points)
     identity = Identity(tier=tier, node=node, topics=topics, manifest=bundle.manifest)
     telemetry = Telemetry(settings.metrics, tier, node, bundle.manifest)
     channel = open_channel(settings, tier)
     standing = Standing(revision=bundle.revision)
     status = presence(tier, node, topics, standing, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    transport.subscribe(topics.operating_point, points)
     telemetry.watch_connection(transport)
+    telemetry.watch("operating_points", counters=lambda: {"refused": points.refused})
     telemetry.watch("channel", counters=channel.counters)
     spoken = channel.over(transport)
     quarantine = Quarantine(_quarantine_path(settings), most=settings.worker.max_quarantined)
     telemetry.watch("quarantine", counters=lambda: dict(quarantine.counters))
-    others = open_variants(settings, tier, bundle)
+    others = open_variants(settings, tier, bundle, points)
     worker, runner = work(
         settings,
         identity,
@@ -98,7 +102,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         channel=channel,
         spoken=spoken,
         runner=runner,
-        updates=_updates(settings, worker, transport, identity, standing=standing, tell=tell),
+        updates=_updates(settings, worker, transport, identity, standing=standing, tell=tell, points=points),
         telemetry=telemetry,
         status=status,
         quarantine=quarantine,
@@ -152,6 +156,7 @@ def _updates(
     *,
     standing: Standing,
     tell: Callable[[], None],
+    points: OperatingPoints,
 ) -> AbstractContextManager[object]:
     """Serve published bundles, too, where there is a folder for them."""
     if settings.updates.folder is None:
@@ -164,7 +169,7 @@ def _updates(
         shelf=shelf,
         fetcher=Fetcher(transport, identity.topics, shelf),
         gate=trial_gate(settings.model, shelf.folder / "history"),
-        load=partial(load_served, settings=settings, tier=identity.tier),
+        load=partial(load_served, settings=settings, tier=identity.tier, points=points),
         settle=lambda bundle: own_gate.check(bundle.directory, (bundle.directory / MANIFEST_FILE).read_bytes()),
         standing=standing,
         announce=tell,
@@ -173,15 +178,17 @@ def _updates(
     return Updater(transport, identity.topics, releases)
 
 
-def open_pipeline(settings: EdgeSettings | CloudSettings, tier: Tier) -> tuple[Bundle, Pipeline]:
-    """Load the segments a tier needs.
+def open_pipeline(
+    settings: EdgeSettings | CloudSettings, tier: Tier, points: OperatingPoints | None = None
+) -> tuple[Bundle, Pipeline]:
+    """Load the segments a tier needs; their policy follows ``points``.
 
     Raises:
         ConfigError: The bundle or the policy does not exist.
         ArtifactError: The bundle is not intact.
     """
     bundle = open_first(settings)
-    pipeline = open_layers(bundle, settings, tier)
+    pipeline = open_layers(bundle, settings, tier, points)
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
     return bundle, pipeline
 
@@ -204,18 +211,22 @@ def open_first(settings: EdgeSettings | CloudSettings) -> Bundle:
         return Bundle(shelf.bundle(stable.revision), bundle_gate(settings.model))
 
 
-def load_served(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier) -> ServedModel:
+def load_served(
+    bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier, points: OperatingPoints
+) -> ServedModel:
     """Load a tier's layers of a published bundle.
 
     Raises:
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: The bundle is not intact.
     """
-    pipeline = open_layers(bundle, settings, tier)
+    pipeline = open_layers(bundle, settings, tier, points)
     return ServedModel(variants=Variants((pipeline,)), escalation=open_escalation(settings, bundle.manifest, pipeline))
 
 
-def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundle) -> tuple[Pipeline, ...]:
+def open_variants(
+    settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundle, points: OperatingPoints | None = None
+) -> tuple[Pipeline, ...]:
     """Load the other bundles that a tier may run, each with the policy of its own routing table.
 
     Raises:
@@ -226,7 +237,7 @@ def open_variants(settings: EdgeSettings | CloudSettings, tier: Tier, own: Bundl
     for location in settings.worker.variants:
         bundle = open_bundle(location, bundle_gate(settings.model))
         check_family(own.manifest, bundle.manifest, location)
-        pipelines.append(open_layers(bundle, settings, tier))
+        pipelines.append(open_layers(bundle, settings, tier, points))
         _LOGGER.info("%s may also run %s, revision %s", tier, bundle.manifest.precision, bundle.revision)
     return tuple(pipelines)
 

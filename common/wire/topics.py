@@ -47,6 +47,11 @@ class Topics(msgspec.Struct, frozen=True):
         """Which bundles the site runs, retained; only an operator writes it."""
         return f"dimee/v1/{self.site}/model/rollout"
 
+    @property
+    def operating_point(self) -> str:
+        """The policy and thresholds in effect, retained; only an operator writes it."""
+        return f"dimee/v1/{self.site}/model/operating-point"
+
     def chunk(self, revision: str, file: str, number: int | str) -> str:
         """A part of a published bundle's file, retained; counted from 0."""
         return f"dimee/v1/{self.site}/model/{revision}/{file}/{number}"

@@ -154,6 +154,8 @@ def _topics_table() -> str:
         (site.log, "devices", "the recorder in an edge", "LogRecord, LogRecords"),
         (site.input("{id}"), "applications", "that device", "text or JSON Input"),
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
+        (site.training("up"), "the device part of split training", "the server part", "Activations"),
+        (site.training("down"), "the server part", "the device part", "Learned, Refused"),
         (site.link, "an operator, retained", "adaptive devices", "JSON LinkCap"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
         (site.claim("{tier}", "{node}"), "every node", "that node", "a random token, retained: whose turn the id is"),

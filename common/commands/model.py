@@ -26,6 +26,7 @@ class ModelGroup(LazyGroup):
         "rollback": "Take a canary back, or else the last release.",
         "sign": "Vouch for a bundle as a numbered release.",
         "tasks": "Train, export and evaluate a list of tasks.",
+        "train-split": "Train one network on two machines over MQTT.",
         "train": "Fine-tune a backbone with an exit head per layer.",
     }
 

@@ -1,5 +1,7 @@
 """The topics of version 1 and who speaks on them (documented in docs/wire.md)."""
 
+from typing import Literal
+
 import msgspec
 
 from common.errors import ConfigError
@@ -25,6 +27,10 @@ class Topics(msgspec.Struct, frozen=True):
     def link(self) -> str:
         """How much adaptive devices may send, retained."""
         return f"dimee/v1/{self.site}/link"
+
+    def training(self, way: Literal["up", "down"]) -> str:
+        """Activations of split training, and what they taught."""
+        return f"dimee/v1/{self.site}/training/{way}"
 
     def request(self, tier: Tier) -> str:
         """Hidden states for a tier's workers."""

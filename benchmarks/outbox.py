@@ -24,7 +24,7 @@ from device_agent.agent import Agent
 from device_agent.build import start_agent
 
 _BLOCK = 50
-_CALM_S = 0.15  # longer than the outbox waits before it syncs
+_CALM_S = 0.2  # longer than the outbox waits before it syncs
 _TEXTS = ("a fine warm film", "dull and flat, with an empty plot", "the cast is moving and the music is bright")
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _RETRY_S = 0.5
-_LINGER_S = 0.05  # where nobody waits for the sync, so that one does for many, and few disturb a request
+_LINGER_S = 0.1  # where nobody waits for the sync, so that one does for many, and few disturb a request
 _STOP_LIMIT_S = 5.0
 _FORGET_AT_ONCE = 512
 
@@ -131,7 +131,8 @@ class DiskOutbox:
         """Write down soon that the recorder has these; one forgotten too late is only sent again, and ignored."""
         with self._lock:
             self._forgotten.extend(request_ids)
-            self._has_work.notify()
+            if self._is_much_forgotten():
+                self._has_work.notify()
 
     def refuse(self, request_id: str, reason: str) -> None:
         """Write down that the recorder will not have this."""
@@ -213,11 +214,15 @@ class DiskOutbox:
 
     def _wait_for_work(self) -> bool:
         with self._lock:
-            while not (self._written > self._synced or self._forgotten or self._unwritten or self._trouble):
+            while not (self._written > self._synced or self._is_much_forgotten() or self._unwritten or self._trouble):
                 if self._stopping.is_set():
                     return False
                 self._has_work.wait()
             return not (self._stopping.is_set() and self._trouble)
+
+    def _is_much_forgotten(self) -> bool:
+        """Say whether receipts are worth a sync of their own; a few wait for the next one."""
+        return len(self._forgotten) >= (1 if self._stopping.is_set() else _FORGET_AT_ONCE)
 
     def _work(self) -> None:
         if self._sync_on == "written":

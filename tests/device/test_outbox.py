@@ -188,7 +188,7 @@ def test_what_is_written_is_there_after_a_kill_whatever_its_size(tmp_path: Path,
         f"outbox = DiskOutbox(Path({str(path)!r}), sync={sync!r}, max_remembered=10, on_crash=print).__enter__()\n"
         f"for name in 'abc': outbox.accept(promised(name, text='word ' * {words}))\n"
         "outbox.finish(promised('a'), b'record a', print)\noutbox.finish(promised('b'), b'record b', print)\n"
-        "outbox._move(); outbox.forget(['b'])\n"
+        "outbox._move(); outbox.forget(['b']); outbox.accept(promised('d'))\n"
         "while outbox._forgotten: time.sleep(0.01)\n"
         "print('written', flush=True); time.sleep(60)"
     )
@@ -199,7 +199,7 @@ def test_what_is_written_is_there_after_a_kill_whatever_its_size(tmp_path: Path,
         os.kill(process.pid, signal.SIGKILL)
 
     with DiskOutbox(path, sync="written", max_remembered=10, on_crash=pytest.fail) as outbox:
-        assert [one.request_id for one in outbox.contents.unanswered] == ["c"]
+        assert [one.request_id for one in outbox.contents.unanswered] == ["c", "d"]
         assert [one.record for one in outbox.contents.unrecorded] == [b"record a"]
 
 

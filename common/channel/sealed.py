@@ -24,7 +24,11 @@ class SealedDevice:
 
     tier_key = ""
 
-    def __init__(self, topics: Topics, sender: Sender, counts: Counter[str]) -> None:
+    def __init__(
+        self, topics: Topics, sender: Sender, counts: Counter[str], *, plain: frozenset[str] = frozenset()
+    ) -> None:
+        """Seal to tiers; ``plain`` are topics that go to applications as they are."""
+        self._plain = plain
         self._sender = sender
         self._topics = topics
         self._counts = counts
@@ -34,7 +38,7 @@ class SealedDevice:
     def over(self, transport: Transport) -> Transport:
         """Seal all that the device publishes."""
         self._sender.listen(transport, self._topics)
-        return SealedTransport(transport, self._topics, self._seal, self._counts)
+        return SealedTransport(transport, self._topics, self._seal, self._counts, plain=self._plain)
 
     def inbox(self, max_deliveries: int) -> Inbox:
         """Open what comes as it is taken out."""
@@ -100,8 +104,17 @@ class SealedTier:
 class SealedTransport:
     """A transport that seals what it publishes; statuses go by the transport's own presence, in plain."""
 
-    def __init__(self, inner: Transport, topics: Topics, seal: _Seal, counts: Counter[str]) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        topics: Topics,
+        seal: _Seal,
+        counts: Counter[str],
+        *,
+        plain: frozenset[str] = frozenset(),
+    ) -> None:
         self._inner = inner
+        self._plain = plain
         self._statuses = topics.status("", "").rstrip("/")
         self._seal = seal
         self._counts = counts
@@ -113,7 +126,8 @@ class SealedTransport:
 
     def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
         """Bring sealed messages and statuses in; whatever else would come in plain is left out."""
-        if not isinstance(inbox, SealedInbox) and not topic.startswith(f"{self._statuses}/"):
+        is_open = topic in self._plain or topic.startswith(f"{self._statuses}/")
+        if not is_open and not isinstance(inbox, SealedInbox):
             _LOGGER.warning("%s is not subscribed: what comes there would be plain, and the channel is sealed", topic)
             return
         self._inner.subscribe(topic, inbox, group=group)
@@ -130,8 +144,8 @@ class SealedTransport:
         Raises:
             TransportError: There is no key to seal with yet, or the topic is none between tiers.
         """
-        sealed = self._seal(topic, payload)
-        self._counts["sealed"] += 1
+        sealed = payload if topic in self._plain else self._seal(topic, payload)
+        self._counts["plain" if topic in self._plain else "sealed"] += 1
         self._inner.publish(topic, sealed, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
 
     def wait_connected(self, timeout: float) -> bool:

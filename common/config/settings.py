@@ -143,6 +143,7 @@ class Channel(Section, frozen=True, kw_only=True):
     crl_file: str | None = None  # PEM; what the authority has revoked
     tier_key_folder: str | None = None  # of an edge or a cloud worker: made by 'dimee certs seal'
     session_s: Positive = 600.0  # how long one session key is used
+    has_plain_inputs: bool = False  # of a device: texts and answers over MQTT all the same, for the broker to read
     has_core: bool = False  # of an edge or a cloud worker: keys and computing in a confined process of their own
     core_user: str | None = None  # whom that process becomes; needs a start as root
 

@@ -34,7 +34,9 @@ def _device(settings: AnySettings) -> Channel:
 
     counts: Counter[str] = Counter()
     sender = _sender(settings, (Tier.EDGE, Tier.CLOUD), counts)
-    return SealedDevice(Topics(settings.mqtt.site), sender, counts)
+    topics, node = Topics(settings.mqtt.site), settings.node.id
+    plain = (topics.input(node), topics.answer(node)) if settings.channel.has_plain_inputs else ()
+    return SealedDevice(topics, sender, counts, plain=frozenset(plain))
 
 
 def _tier(settings: AnySettings, tier: Tier) -> Channel:

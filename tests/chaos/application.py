@@ -49,7 +49,7 @@ class Application:
         self._ending = threading.Event()  # no new questions
         self._leaving = threading.Event()
         self._inbox = Inbox(1_000_000)
-        self._transport = MqttTransport(fleet.settings(), client_id=f"{fleet.site}-app")
+        self._transport = MqttTransport(fleet.settings("app"), client_id=f"{fleet.site}-app")
         self._transport.subscribe(fleet.topics.answer("+"), self._inbox)
         self._threads = [
             threading.Thread(target=self._ask, name="ask"),

@@ -79,7 +79,15 @@ class Nemesis:
 
 
 def run(
-    bundle: str, *, duration_s: float, seed: int, broker: str, total: int, rate: float, directory: Path | None = None
+    bundle: str,
+    *,
+    duration_s: float,
+    seed: int,
+    broker: str,
+    total: int,
+    rate: float,
+    directory: Path | None = None,
+    is_protected: bool = False,
 ) -> dict[str, Any]:
     """Run everything and give the report; ``kept`` says whether the promise held."""
     rng = random.Random(seed)
@@ -99,6 +107,7 @@ def run(
             broker,
             num_devices=len(devices),
             preload=_preload(shim, shims),
+            is_protected=is_protected,
         )
         stack.enter_context(fleet)
         for name in (*devices, "edge1", "edge2", "cloud1"):

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from common.certificates.names import Role
 from common.config.settings import Mqtt
 from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
 from common.wire.documents import decode_status
 from common.wire.topics import Topics
+from tests.chaos.protection import Protection
 from tests.chaos.proxy import Proxy
 
 HOST = "127.0.0.1"
@@ -87,7 +89,14 @@ class Fleet:
     """A broker, an edge with the log, a second edge, a cloud worker and devices."""
 
     def __init__(
-        self, directory: Path, bundle: str, broker: str, *, num_devices: int, preload: Mapping[str, Mapping[str, str]]
+        self,
+        directory: Path,
+        bundle: str,
+        broker: str,
+        *,
+        num_devices: int,
+        preload: Mapping[str, Mapping[str, str]],
+        is_protected: bool = False,
     ) -> None:
         self.directory = directory
         self.site = f"chaos{os.getpid()}"
@@ -103,6 +112,10 @@ class Fleet:
         self.restarts: Counter[str] = Counter()
         self._bundle = bundle
         self._preload = dict(preload)
+        roles = {"edge1": Role.EDGE, "edge2": Role.EDGE, "cloud1": Role.CLOUD} | dict.fromkeys(
+            self.devices, Role.DEVICE
+        )
+        self._protection = Protection(directory, self.site, bundle, roles) if is_protected else None
         self._stack = ExitStack()
         self._leaving = threading.Event()
         self._watch = threading.Thread(target=self._supervise, name="supervisor")
@@ -122,7 +135,7 @@ class Fleet:
             settings = {f"DIMEE_DEVICE__{key}": value for key, value in limits.items()}
             policy = {"DIMEE_ROUTING__POLICY": "cloud-only"} if self.needs_cloud(name) else {}
             self._add(name, "device", {**settings, **policy, "DIMEE_OUTBOX__PATH": str(outbox)})
-        watcher = MqttTransport(self.settings(), client_id=f"{self.site}-watch")
+        watcher = MqttTransport(self.settings("watch"), client_id=f"{self.site}-watch")
         statuses = Inbox(1000)
         watcher.subscribe(self.topics.status("+", "+"), statuses)
         listener = threading.Thread(target=self._listen, args=(statuses,), name="statuses")
@@ -150,9 +163,10 @@ class Fleet:
     def outbox(self, device: str) -> Path:
         return self.directory / f"{device}.disk" / "outbox.sqlite"
 
-    def settings(self) -> Mqtt:
-        """Lead a transport to the broker, past the proxies."""
-        return Mqtt(host=HOST, port=self.broker_port, site=self.site, max_inbox=100_000, max_outbox=20_000)
+    def settings(self, name: str) -> Mqtt:
+        """Lead a transport to the broker, past the proxies; it shows the certificate of ``name`` where one is asked."""
+        tls = {} if self._protection is None else self._protection.tls(name)
+        return Mqtt(host=HOST, port=self.broker_port, site=self.site, max_inbox=100_000, max_outbox=20_000, **tls)
 
     def wait_online(self, name: str, after: float, limit_s: float) -> float | None:
         """Tell when a node said online after a moment, or None if it did not in time."""
@@ -180,9 +194,12 @@ class Fleet:
             "DIMEE_MQTT__SITE": self.site,
             "DIMEE_MQTT__KEEPALIVE_S": "2",  # a half-open link is found out within three seconds
         }
+        protection = {} if self._protection is None else self._protection.environment(name)
         preload = self._preload.get(name, {})
         command = [*_COMMAND, tier, "run"]
-        self.processes[name] = Process(name, command, {**own, **settings, **preload}, self.directory / f"{name}.err")
+        self.processes[name] = Process(
+            name, command, {**own, **settings, **protection, **preload}, self.directory / f"{name}.err"
+        )
         self.processes[name].start()
 
     def _listen(self, statuses: Inbox) -> None:
@@ -208,7 +225,8 @@ class Fleet:
         if program is None:
             raise SystemExit("mosquitto is not installed; use --broker embedded")
         config = self.directory / "mosquitto.conf"
-        lines = [f"listener {self.broker_port} {HOST}", "allow_anonymous true", "set_tcp_nodelay true", "user root"]
+        access = ["allow_anonymous true"] if self._protection is None else self._protection.broker_lines()
+        lines = [f"listener {self.broker_port} {HOST}", *access, "set_tcp_nodelay true", "user root"]
         config.write_text("\n".join([*lines, "max_queued_messages 100000", ""]))
         return [program, "-c", str(config)]
 

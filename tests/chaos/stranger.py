@@ -28,7 +28,7 @@ class Stranger:
         self._random = rng
         self._heard: deque[tuple[str, bytes]] = deque(maxlen=_KEPT)
         self._inbox = Inbox(2000)
-        self._transport = MqttTransport(fleet.settings(), client_id=f"{fleet.site}-stranger")
+        self._transport = MqttTransport(fleet.settings("stranger"), client_id=f"{fleet.site}-stranger")
         for topic in (self._topics.request(Tier.EDGE), self._topics.request(Tier.CLOUD), self._topics.log):
             self._transport.subscribe(topic, self._inbox)
         self._transport.subscribe(self._topics.outcome("+"), self._inbox)

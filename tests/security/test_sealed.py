@@ -285,6 +285,28 @@ def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site
     assert len(inbox) == 0
 
 
+def test_inputs_and_answers_in_plain_are_possible_for_who_asks(sealed_site: SealedSite) -> None:
+    settings = DeviceSettings(
+        node=Node(id="pi-1"),
+        channel=msgspec.structs.replace(sealed_site.channel("pi-1", Tier.DEVICE), has_plain_inputs=True),
+    )
+    heard, answered = Inbox(10), Inbox(10)
+    with (
+        LoopbackTransport(sealed_site.broker, client_id="pi-1") as own,
+        LoopbackTransport(sealed_site.broker, client_id="app") as app,
+    ):
+        device = open_channel(settings, Tier.DEVICE).over(own)
+        device.subscribe(TOPICS.input("pi-1"), heard)
+        app.subscribe(TOPICS.answer("pi-1"), answered)
+
+        app.publish(TOPICS.input("pi-1"), b"a text")
+        device.publish(TOPICS.answer("pi-1"), b"{}")
+
+        assert (heard.get(5.0), answered.get(5.0)) != (None, None)
+        with pytest.raises(TransportError, match="would be plain"):
+            device.publish(TOPICS.answer("pi-2"), b"{}")
+
+
 def test_statuses_are_heard_in_plain(sealed_site: SealedSite) -> None:
     sealed_site.start(Tier.EDGE)
     agent, inbox = sealed_site.start_device(), Inbox(10)

@@ -75,9 +75,7 @@ def start_agent(
             transport = channel.over(transport)
             transport.subscribe(topics.outcome(node), inbox)
         outbox = open_outbox(
-            settings.outbox.path,
-            sync=settings.outbox.sync,
-            max_remembered=settings.outbox.max_remembered,
+            settings.outbox,
             on_crash=lambda: stopping(CrashError("the outbox's thread died")),
             stack=stack,
         )

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Protocol
 
+from common.config.settings import Outbox as OutboxSettings
+from common.service.trust import open_vault
 from common.store.promises import Contents, Promised
 
 NOTHING = Contents(unanswered=(), unrecorded=(), recorded=())
@@ -68,12 +70,15 @@ class MemoryOutbox:
         """Keep nothing."""
 
 
-def open_outbox(
-    path: str | None, *, sync: Sync, max_remembered: int, on_crash: Callable[[], None], stack: ExitStack
-) -> Outbox:
+def open_outbox(settings: OutboxSettings, *, on_crash: Callable[[], None], stack: ExitStack) -> Outbox:
     """Give the outbox that the configuration names, closed with ``stack``."""
-    if path is None:
+    if settings.path is None:
         return MemoryOutbox()
     from device_agent.disk_outbox import DiskOutbox  # noqa: PLC0415 - that module imports this one
+    from device_agent.sealed_outbox import SealedOutbox  # noqa: PLC0415 - and this one
 
-    return stack.enter_context(DiskOutbox(Path(path), sync=sync, max_remembered=max_remembered, on_crash=on_crash))
+    path, limit = Path(settings.path), settings.max_remembered
+    disk = stack.enter_context(DiskOutbox(path, sync=settings.sync, max_remembered=limit, on_crash=on_crash))
+    if settings.key_file is None:
+        return disk
+    return SealedOutbox(disk, open_vault("outbox.key_file", settings.key_file))

@@ -7,6 +7,7 @@ from common.errors import CrashError
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
 from common.service.tier import open_tier
+from common.service.trust import open_vault
 from common.store.engine import writable_log
 from common.store.lock import sole_writer
 from common.store.quarantine import Quarantine
@@ -66,6 +67,7 @@ def _recorder(
     engine = stack.enter_context(writable_log(settings.log.url, synchronous="FULL"))  # a receipt outlives a power cut
     if settings.log.keep_days is not None:
         stack.enter_context(Retention(engine, settings.log.keep_days))
+    vault = open_vault("log.key_file", settings.log.key_file)
     writer = RequestLogWriter(
         engine,
         on_committed=receipts.send,
@@ -73,4 +75,4 @@ def _recorder(
     )
     stack.enter_context(writer)
     transport.subscribe(topics.log, inbox)
-    return Runner("recorder", inbox, Recorder(writer, receipts, quarantine), stopping, max_batch=256)
+    return Runner("recorder", inbox, Recorder(writer, receipts, quarantine, vault), stopping, max_batch=256)

@@ -4,8 +4,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
 from common.errors import OverloadedError, TransportError, WireError
 from common.store.quarantine import Quarantine
+from common.store.vault import NoVault, Vault
 from common.store.writer import Committed, RequestLogWriter
 from common.transport.contract import Delivery, Transport
 from common.types import Record
@@ -13,6 +16,7 @@ from common.wire import codec
 from common.wire.messages import Failure, LogRecord, LogRecords, Message, Receipt
 from common.wire.topics import Topics
 
+_NO_VAULT = NoVault()
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -47,7 +51,14 @@ class Receipts:
 class Recorder:
     """Takes records in and acknowledges what is on disk; a record that is dropped comes again."""
 
-    def __init__(self, writer: RequestLogWriter, receipts: Receipts, quarantine: Quarantine | None = None) -> None:
+    def __init__(
+        self,
+        writer: RequestLogWriter,
+        receipts: Receipts,
+        quarantine: Quarantine | None = None,
+        vault: Vault = _NO_VAULT,
+    ) -> None:
+        self._vault = vault
         self.counters: Counter[str] = Counter()
         self._writer = writer
         self._receipts = receipts
@@ -77,13 +88,17 @@ class Recorder:
             self._count_refusal(payload, topic, WireError(f"the log takes records, not {type(message).__name__}"))
             return
         try:
-            self._writer.append(message.record)
+            self._writer.append(self._sealed(message.record))
         except WireError as exc:
             self._count_refusal(payload, topic, exc)
             self._receipts.refuse(message.record, str(exc))
         except OverloadedError as exc:
             self.counters["deferred"] += 1
             _LOGGER.warning("a record has to come again: %s", exc)
+
+    def _sealed(self, record: Record) -> Record:
+        text = self._vault.seal_text(record.text, record.answer.request_id)
+        return msgspec.structs.replace(record, text=text)
 
     def _count_refusal(self, payload: bytes, topic: str, exc: WireError) -> None:
         self.counters["refused"] += 1

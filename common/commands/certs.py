@@ -85,6 +85,15 @@ def signer(folder: Folder = _HERE) -> None:
 
 
 @app.command()
+def vault(out: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")]) -> None:
+    """Make a key that encrypts an outbox or the log's texts. Example: dimee certs vault /etc/dimee/log.key."""
+    from common.certificates.at_rest import make_key  # noqa: PLC0415
+
+    make_key(out)
+    typer.echo(f"{out}: name it as outbox.key_file or log.key_file; without it what it sealed is lost")
+
+
+@app.command()
 def revoke(node: Node, *, folder: Folder = _HERE) -> None:
     """Revoke all certificates of a node. Example: dimee certs revoke pi-1."""
     revoked = _authority(folder).revoke(node)

@@ -3,6 +3,7 @@
 import sys
 from typing import Annotated
 
+import msgspec
 import typer
 
 from common.cli.output import local_time, number, percent, print_json, print_table
@@ -25,6 +26,7 @@ from common.commands.log_options import (
     replacing,
 )
 from common.errors import StoreError
+from common.service.trust import open_vault
 from common.store import queries
 from common.store.export import ExportFormat, export_document, write_file, write_text
 from common.store.queries import LoggedHop, LoggedRequest, RoutedRequest
@@ -38,6 +40,7 @@ app.command("tail")(log_query.tail)
 app.command("label")(log_labels.label)
 app.command("report")(log_report.report)
 app.command("prune")(log_labels.prune)
+app.command("forget")(log_labels.forget)
 app.add_typer(log_quarantine.app, name="quarantine")
 _FALLBACKS = (Reason.DEGRADED, Reason.FAILED)
 
@@ -75,6 +78,7 @@ def show(
     request_id: Annotated[str, typer.Argument(help="As 'dimee log list' shows it.")],
     *,
     db: Database = DEFAULT_URL,
+    key: Annotated[str | None, typer.Option(help="The key of log.key_file, to read an encrypted text.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one request and its way, hop by hop. Example: dimee log show 3f2a."""
@@ -82,6 +86,8 @@ def show(
         request = queries.find(engine, request_id)
     if request is None:
         raise StoreError(f"the log holds no request {request_id!r}; see 'dimee log list'")
+    text = open_vault("--key", key).open_text(request.text, request.request_id)
+    request = msgspec.structs.replace(request, text=text)
     if as_json:
         return print_json(request)
     return _print_request(request)

@@ -20,6 +20,7 @@ from common.errors import ConfigError, StoreError
 from common.store.engine import Engine, readable_log, writable_log
 from common.store.labels import label_requests
 from common.store.moments import moment
+from common.store.retention import forget as forget_log
 from common.store.retention import prune as prune_log
 
 
@@ -72,6 +73,35 @@ def prune(
     if as_json:
         return print_json({"deleted": deleted})
     return typer.echo(f"{deleted:,} requests deleted")
+
+
+def forget(
+    *,
+    device: Annotated[str | None, typer.Option(help="Everything of this device.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="What was recorded earlier: an age as 90d, or an ISO time.")
+    ] = None,
+    db: Database = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete for good, and prove it by a search of the file. Example: dimee log forget --device pi-1 --yes.
+
+    With both options, what is of this device and older. Backups and exports are yours to delete.
+    """
+    if device is None and before is None:
+        raise ConfigError("dimee log forget needs --device or --before")
+    if not yes:
+        typer.confirm(f"Delete for good: {device or 'every device'}, {before or 'any time'}?", abort=True, err=True)
+    with _writable(db) as engine:
+        forgotten = forget_log(engine, device=device, before=None if before is None else moment(before, time.time()))
+    if as_json:
+        print_json(forgotten)
+    else:
+        typer.echo(f"{forgotten.deleted:,} requests deleted; {forgotten.searched_for:,} of their ids searched for in")
+        typer.echo(f"{forgotten.searched_bytes:,} bytes of the log, {forgotten.found:,} found")
+    if forgotten.found:
+        raise StoreError("some of it is still in the file: stop whatever has the log open, and run this again")
 
 
 @contextmanager

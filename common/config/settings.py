@@ -96,6 +96,7 @@ class Outbox(Section, frozen=True, kw_only=True):
     path: str | None = None  # SQLite file; in memory, and lost with the process, otherwise
     sync: Literal["written", "accepted", "answered"] = "written"  # what an answer waits for, docs/reliability.md
     max_remembered: AtLeastOne = 4096  # answered inputs whose id may come again
+    key_file: str | None = None  # texts and records are encrypted with it; credential:NAME takes it from systemd
 
 
 class Worker(Section, frozen=True, kw_only=True):
@@ -114,6 +115,7 @@ class EdgeLog(Section, frozen=True, kw_only=True):
     """The recorder and its database."""
 
     is_recorder: bool = True  # keep the site's log here
+    key_file: str | None = None  # texts are encrypted with it; credential:NAME takes it from systemd
     url: str = "sqlite:///dimee-log.sqlite"  # or postgresql+psycopg://user:password@host/database
     keep_days: Positive | None = None  # delete what was recorded earlier; everything is kept otherwise
 

@@ -8,6 +8,22 @@ import msgspec
 from common.config.settings import Model
 from common.errors import ConfigError
 from common.model.bundle import AnyBundle, Gate
+from common.store.vault import NoVault, Vault
+
+
+def open_vault(setting: str, key_file: str | None) -> Vault:
+    """Give what encrypts on the way to the disk; nothing does where no key is named.
+
+    Raises:
+        ConfigError: The key cannot be read, or cryptography is not installed.
+    """
+    if key_file is None:
+        return NoVault()
+    try:
+        from common.certificates.at_rest import KeyVault  # noqa: PLC0415 - cryptography is an extra
+    except ModuleNotFoundError as exc:
+        raise ConfigError(f"{setting} needs the extra: pip install 'dimee[security]'") from exc
+    return KeyVault.read(setting, key_file)
 
 
 def bundle_gate(settings: Model) -> Gate:

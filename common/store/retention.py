@@ -1,8 +1,12 @@
 """Lets the log forget what is older than the owner wants to keep, a little at a time."""
 
 import logging
+import sqlite3
 import threading
 import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +19,7 @@ from common.store.schema import hop, request_log
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 1000  # requests deleted in one transaction, so that the writer never waits long
 _PAUSE_S = 0.05
+_SEARCHED = 1000  # request ids that are looked for afterwards, evenly chosen
 _INTERVAL_S = 3600.0
 _DAY_S = 86_400.0
 
@@ -36,6 +41,62 @@ def prune(engine: sa.Engine, before: float, stopping: threading.Event | None = N
         if len(ids) < _CHUNK:
             break
     return deleted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """What was deleted, and what a search of the files' bytes found of it."""
+
+    deleted: int
+    searched_for: int  # request ids
+    found: int
+    searched_bytes: int  # 0 on a server, whose files are not ours to read
+
+
+def forget(engine: sa.Engine, *, device: str | None, before: float | None) -> Forgotten:
+    """Delete a device's requests, or what was recorded before a moment, and look for what is left on the disk.
+
+    Raises:
+        StoreError: Another process reads or writes for so long that the file cannot be rewritten.
+    """
+    conditions = [] if device is None else [request_log.c.device_id == device]
+    conditions += [] if before is None else [request_log.c.recorded_at < before]
+    is_sqlite = engine.dialect.name == "sqlite"
+    with storing(engine):
+        with engine.connect() as connection:
+            ids = list(connection.scalars(sa.select(request_log.c.request_id).where(*conditions)))
+        with engine.begin() as connection:
+            doomed = sa.select(request_log.c.request_id).where(*conditions)
+            connection.execute(sa.delete(hop).where(hop.c.request_id.in_(doomed)))
+            connection.execute(sa.delete(request_log).where(*conditions))
+        if is_sqlite:
+            _rewrite(engine)
+        else:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM FULL")
+    needles = [each.encode() for each in ids[:: max(1, len(ids) // _SEARCHED)]]
+    content = _bytes_of(engine) if is_sqlite else b""
+    return Forgotten(
+        deleted=len(ids),
+        searched_for=len(needles),
+        found=sum(each in content for each in needles),
+        searched_bytes=len(content),
+    )
+
+
+def _rewrite(engine: sa.Engine) -> None:
+    """Write the file anew without its free pages, and empty the write-ahead log."""
+    with closing(engine.raw_connection()) as connection:  # outside a transaction
+        try:
+            for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                connection.cursor().execute(statement).fetchall()
+        except sqlite3.Error as exc:
+            raise sa.exc.DBAPIError(None, None, exc) from exc
+
+
+def _bytes_of(engine: sa.Engine) -> bytes:
+    path = engine.url.database or ""
+    return b"".join(Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal") if Path(f"{path}{suffix}").exists())
 
 
 class Retention:

@@ -5,7 +5,7 @@ import time
 from collections import Counter, OrderedDict, deque
 
 from common.channel.identity import Identity, TierKey, Trust
-from common.channel.sessions import OutgoingSession, ReplyGrant, SealError, reply_session
+from common.channel.sessions import CLOCK_SKEW_S, OutgoingSession, ReplyGrant, SealError, reply_session
 from common.errors import TransportError, WireError
 from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Tier
@@ -45,6 +45,7 @@ class TierKeys:
         self._tier = tier
         self._counts = counts
         self._newest: TierKey | None = None
+        self._doubtful: deque[bytes] = deque(maxlen=16)  # refused, perhaps by a clock that was wrong
 
     def newest(self) -> TierKey:
         """Give the key to seal to.
@@ -52,7 +53,8 @@ class TierKeys:
         Raises:
             TransportError: The tier has announced none yet.
         """
-        for status in self.announcements.take():
+        retried = list(self._doubtful) if self._newest is None else []
+        for status in [*retried, *self.announcements.take()]:
             self._consider(status)
         if self._newest is None:
             raise TransportError(f"no worker of tier {self._tier} has announced a sealing key yet")
@@ -63,7 +65,9 @@ class TierKeys:
             announced = decode_status(status).tier_key
             found = self._trust.tier_key(announced, self._tier) if announced else None
         except WireError:
-            self._counts["refused_announcement"] += 1
+            if status not in self._doubtful:
+                self._counts["refused_announcement"] += 1
+                self._doubtful.append(status)
             return
         if found is not None and (self._newest is None or found.starts >= self._newest.starts):
             self._newest = found
@@ -114,10 +118,13 @@ class Sender:
         key, session = self._keys[tier].newest(), None
         if tier in self._current:
             used, session = self._current[tier]
-            is_over = session.is_spent or time.time() * 1000 - session.opened_ms > self._session_s * 1000
+            age_s = time.time() - session.opened_ms / 1000
+            is_over = session.is_spent or not -CLOCK_SKEW_S < age_s <= self._session_s  # a clock may have gone back
             session = None if is_over or used.key_id != key.key_id else session
         if session is None:
-            self._opened_ms = max(self._opened_ms + 1, int(time.time() * 1000))
+            now_ms = int(time.time() * 1000)
+            is_back = self._opened_ms - now_ms > CLOCK_SKEW_S * 1000  # by more than a worker would bear
+            self._opened_ms = now_ms if is_back else max(self._opened_ms + 1, now_ms)
             session = OutgoingSession(self._identity, key, tier, self._opened_ms)
             self._current[tier] = (key, session)
             self._recent[session.session_id] = session

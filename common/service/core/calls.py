@@ -150,7 +150,10 @@ class Wire:
 
     def hear_call(self) -> Call | None:
         """Wait for a call; None when the caller is gone."""
-        datagram = self._sock.recv(_DATAGRAM_BYTES)
+        try:
+            datagram = self._sock.recv(_DATAGRAM_BYTES)
+        except ConnectionResetError:  # it was killed in the middle of a call
+            return None
         return msgspec.json.decode(datagram, type=Call) if datagram else None
 
     def hear_reply(self) -> Reply:

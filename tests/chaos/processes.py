@@ -51,6 +51,9 @@ class Process:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
+        """Run it, unless another of two faults at once has started it again already."""
+        if self.is_alive:
+            return
         self._stderr = self._log.open("ab")
         self._process = subprocess.Popen(
             self._command,

@@ -219,11 +219,14 @@ class Settler:
 
     def _refused(self, failure: Failure) -> None:
         detail = f"{failure.node}: {failure.code}: {failure.detail}"
+        if failure.code == "record_refused":  # only the recorder's word ends a record, not a worker's that comes late
+            self._journal.refuse(failure.request_id, detail)
+            return
         pending = self._pending.get(failure.request_id)
         if pending is not None:
             _LOGGER.warning("%s: %s refused it: %.200r", pending.request_id, failure.node, failure.detail)
             self._fall_back(pending, detail)
-        elif not self._journal.refuse(failure.request_id, detail):
+        else:
             self._counts["late_or_duplicate"] += 1
 
     def _attend(self, pending: Pending) -> None:

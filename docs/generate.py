@@ -305,8 +305,9 @@ _FAILURES = {
     "model_mismatch": "the tier serves another model revision than the device",
     "bad_message": "tensors, shape, split point, codec or the width of a thin link do not fit the model",
     "expired": "the budget had run out; reserved, today such a request is dropped and counted",
-    "overloaded": "a bound of the tier was reached; reserved, today such a request is dropped and counted",
-    "internal": "inference failed; the tier's log has the traceback",
+    "overloaded": "no place for it among what waits; the device answers by itself at once",
+    "internal": "inference failed, now or twice before (quarantine); the tier's log has the traceback",
+    "record_refused": "the recorder cannot log this finished request; the device sets its record aside",
 }
 _CONFIGURATION = """
 # Configuration

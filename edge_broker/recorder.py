@@ -38,7 +38,7 @@ class Receipts:
 
     def refuse(self, record: Record, reason: str) -> None:
         """Tell the sender that a record cannot be logged, so that it does not come again."""
-        refusal = Failure(request_id=record.answer.request_id, code="bad_message", detail=reason, node=self._node)
+        refusal = Failure(request_id=record.answer.request_id, code="record_refused", detail=reason, node=self._node)
         self._say(record.answer.device_id, refusal)
 
     def _say(self, device_id: str, message: Receipt | Failure) -> None:

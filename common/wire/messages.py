@@ -10,7 +10,7 @@ import msgspec
 from common.types import Count, Finite, Fraction, Hop, Name, NonNegative, Reason, Record, RequestId
 
 MAX_HOPS = 8
-FailureCode = Literal["model_mismatch", "bad_message", "expired", "overloaded", "internal"]
+FailureCode = Literal["model_mismatch", "bad_message", "expired", "overloaded", "internal", "record_refused"]
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):

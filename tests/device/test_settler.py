@@ -122,12 +122,27 @@ def test_a_record_that_the_recorder_refuses_is_set_aside_and_does_not_come_again
     recorder, records = site.transport("recorder"), Inbox(10)
     recorder.subscribe(TOPICS.log, records)
     answer = agent.classify(TEXT)
-    refusal = Failure(request_id=answer.request_id, code="bad_message", detail="no such column", node="edge-1")
+    refusal = Failure(request_id=answer.request_id, code="record_refused", detail="no such column", node="edge-1")
 
     recorder.publish(TOPICS.outcome("pi-1"), codec.encode(refusal))
 
     assert agent.wait_recorded(LIMIT_S) == 0
     assert agent.counters["quarantined"] == 1
+
+
+def test_a_worker_that_refuses_too_late_does_not_keep_the_record_from_the_log(site: Any) -> None:
+    agent = site.start_device(budget_ms=100.0)
+    future, request, tier = ask(site, agent)
+    answer = future.result(LIMIT_S)
+    late = Failure(request_id=request.request_id, code="overloaded", detail="too much waits", node="edge-1")
+
+    tier.publish(TOPICS.outcome("pi-1"), codec.encode(late))
+    site.wait_for(lambda: agent.counters.get("late_or_duplicate") == 1)
+    site.start_recorder()
+
+    assert agent.wait_recorded(LIMIT_S) == 0
+    assert [record.answer.request_id for record in site.records] == [answer.request_id]
+    assert "quarantined" not in agent.counters
 
 
 def test_requests_that_find_no_place_in_flight_are_answered_within_their_budget(site: Any) -> None:

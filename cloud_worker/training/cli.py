@@ -17,7 +17,7 @@ from cloud_worker.training.provenance import command_line
 from cloud_worker.training.recipe import Recipe, Sources, TrainingRun
 from cloud_worker.training.results_page import results_page
 from cloud_worker.training.rundir import RunDirectory
-from cloud_worker.training.tasks import read_tasks, run_task
+from cloud_worker.training.tasks import Workshop, read_tasks, run_task
 from common.errors import ConfigError
 from common.inputs.examples import Columns
 
@@ -153,6 +153,7 @@ def tasks(
     out: Annotated[Path, typer.Option(help="Directory for runs, bundles and results; what is finished is kept.")],
     *,
     backbone_name: Annotated[str, typer.Option(help="Name of the backbone in the records.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the backbone, for the model cards.")] = "see its page",
     only: Annotated[list[str] | None, typer.Option(help="A task by name; may be repeated.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write the results as Markdown here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -163,10 +164,10 @@ def tasks(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     command = command_line(["dimee", *sys.argv[1:]])
-    results = [
-        run_task(task, data=data, backbone=backbone, backbone_name=backbone_name, out=out, command=command)
-        for task in read_tasks(tasks, only or ())
-    ]
+    shop = Workshop(
+        data=data, out=out, backbone=backbone, backbone_name=backbone_name, licence=licence, command=command
+    )
+    results = [run_task(task, shop) for task in read_tasks(tasks, only or ())]
     if page is not None:
         page.write_text(results_page(results, command), encoding="utf-8")
     if as_json:

@@ -1,8 +1,10 @@
 """What came of a task, and what stands in the way of more."""
 
+import math
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from common.evaluation import families
 from common.evaluation.baselines import oracle
@@ -16,7 +18,7 @@ from common.evaluation.tables import footnotes, policy_rows
 AIMED_REDUCTION = 0.43  # of DIMEE's abstract
 AIMED_DROP_POINTS = 0.3
 
-Obstacle = Literal["none", "exits", "router", "calibration"]
+Obstacle = Literal["none", "backbone", "exits", "router", "calibration"]
 
 
 class ExitScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,20 +80,30 @@ def judge(name: str, made: Evaluation) -> TaskResult:
         best_reduction=found.policies[best].reduction,
         hindsight=hindsight,
         oracle=ideal,
-        obstacle=_obstacle(scored, hindsight, ideal),
+        obstacle=_obstacle(scored, hindsight, ideal, has_learned=_has_learned(made)),
         policies=policy_rows(found),
         notes=footnotes(made),
         studies=made.studies,
     )
 
 
-def _obstacle(scored: PolicyScore, hindsight: float, ideal: float) -> Obstacle:
+def _obstacle(scored: PolicyScore, hindsight: float, ideal: float, *, has_learned: bool) -> Obstacle:
     """Name what keeps a default from its aim: with better what would it be reached?"""
+    if not has_learned:
+        return "backbone"
     if scored.reduction >= AIMED_REDUCTION and scored.drop_points <= AIMED_DROP_POINTS:
         return "none"
     if ideal < AIMED_REDUCTION:
         return "exits"  # even a router that knows the answers cannot save enough
     return "router" if hindsight < AIMED_REDUCTION else "calibration"
+
+
+def _has_learned(made: Evaluation) -> bool:
+    """Whether the last exit is right more often than always naming the most frequent label, by two standard errors."""
+    labels = made.trace.labels
+    frequent = np.bincount(labels).max() / len(labels)
+    right = float((made.trace.predictions()[-1] == labels).mean())
+    return bool(right - frequent > 2 * math.sqrt(right * (1 - right) / len(labels)))
 
 
 def _hindsight(made: Evaluation) -> float:

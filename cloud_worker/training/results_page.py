@@ -9,6 +9,7 @@ from common.evaluation.tables import COVERAGE_COLUMNS, PROMISE_COLUMNS, coverage
 
 _OBSTACLES = {
     "none": "nothing: met",
+    "backbone": "the backbone: its last exit does not beat the most frequent label by two standard errors",
     "exits": "the exits: not even the oracle saves enough",
     "router": "the router: the oracle saves enough, no confidence threshold does",
     "calibration": "the sample: thresholds that had seen this data would do",

@@ -72,17 +72,30 @@ def read_tasks(path: Path, only: Sequence[str] = ()) -> tuple[Task, ...]:
     return tuple(task for task in tasks if not only or task.name in only)
 
 
-def run_task(task: Task, *, data: Path, backbone: str, backbone_name: str, out: Path, command: str) -> TaskResult:
-    """Train, export and evaluate a task below ``out``, as far as that is not done yet."""
-    directory = out / task.name
+class Workshop(msgspec.Struct, frozen=True, kw_only=True):
+    """Where tasks are made, and what of."""
+
+    data: Path
+    out: Path
+    backbone: str
+    backbone_name: str
+    licence: str  # of the backbone
+    command: str  # for the record
+
+
+def run_task(task: Task, shop: Workshop) -> TaskResult:
+    """Train, export and evaluate a task, as far as that is not done yet."""
+    directory = shop.out / task.name
     run = RunDirectory(directory / "run")
     if not run.record.is_file():
         _LOGGER.info("%s: training", task.name)
-        TrainingRun(_sources(task, data, backbone, backbone_name), _recipe(task), run).run(command)
+        TrainingRun(_sources(task, shop), _recipe(task), run).run(shop.command)
     exported = directory / "bundle"
     if not exported.is_dir():
         _LOGGER.info("%s: exporting", task.name)
-        plan = ExportPlan(split=task.split, precision=task.precision, name=task.name, labels=task.labels)
+        plan = ExportPlan(
+            split=task.split, precision=task.precision, name=task.name, labels=task.labels, licence=shop.licence
+        )
         export_bundle(run, plan, exported)
     bundle = Bundle(exported)
     kept = directory / "result.json"
@@ -91,21 +104,21 @@ def run_task(task: Task, *, data: Path, backbone: str, backbone_name: str, out: 
         if result.revision == bundle.revision:
             return result
     _LOGGER.info("%s: evaluating", task.name)
-    made = evaluate_file(bundle, data / task.valid, cost=CostModel(), metric=task.metric, has_studies=True)
+    made = evaluate_file(bundle, shop.data / task.valid, cost=CostModel(), metric=task.metric, has_studies=True)
     result = judge(task.name, made)
     kept.write_bytes(msgspec.json.encode(result))
     return result
 
 
-def _sources(task: Task, data: Path, backbone: str, backbone_name: str) -> Sources:
+def _sources(task: Task, shop: Workshop) -> Sources:
     return Sources(
-        backbone=backbone,
-        train=data / task.train,
-        valid=data / task.valid,
+        backbone=shop.backbone,
+        train=shop.data / task.train,
+        valid=shop.data / task.valid,
         columns=Columns(text=task.text, pair=task.pair, label=task.label),
         keep_back=task.keep_back,
         max_tokens=task.max_tokens,
-        backbone_name=backbone_name or Path(backbone).name,
+        backbone_name=shop.backbone_name or Path(shop.backbone).name,
     )
 
 

@@ -75,19 +75,21 @@ def exit_features(evidence: ExitEvidence, projection: Floats) -> Floats:
     """
     batch, labels = evidence.probabilities.shape
     ordered = np.sort(evidence.probabilities, axis=1)[:, ::-1]  # [B, C]
-    gaps = (ordered[:, :-1] - ordered[:, 1:])[:, :MAX_GAPS]  # [B, up to 10]
-    odds = np.log(ordered[:, :1] + _EDGE) - np.log(ordered[:, 1:2] + _EDGE)  # [B, 1]
-    named = np.eye(labels, dtype=np.float32)[evidence.probabilities.argmax(axis=1)]  # [B, C]
-    parts = [
-        entropy(evidence.probabilities)[:, None],
-        gaps,
-        odds,
-        named[:, 1:],
-        named[:, 1:] * odds,
-        _agreement(evidence),
-        evidence.pooled @ projection,
-    ]
-    return np.concatenate(parts, axis=1).reshape(batch, -1)
+    gaps = min(labels - 1, MAX_GAPS)
+    agreement = _agreement(evidence)
+    features = np.empty((batch, 2 + gaps + 2 * (labels - 1) + agreement.shape[1] + projection.shape[1]), np.float32)
+    features[:, 0] = entropy(evidence.probabilities)
+    features[:, 1 : 1 + gaps] = ordered[:, :gaps] - ordered[:, 1 : 1 + gaps]
+    at = 1 + gaps
+    odds = np.log((ordered[:, :1] + _EDGE) / (ordered[:, 1:2] + _EDGE))  # [B, 1]
+    features[:, at] = odds[:, 0]
+    named = evidence.probabilities.argmax(axis=1)[:, None] == np.arange(1, labels)  # [B, C - 1]
+    features[:, at + 1 : at + labels] = named
+    features[:, at + labels : at + 2 * labels - 1] = named * odds
+    at += 2 * labels - 1
+    features[:, at : at + agreement.shape[1]] = agreement
+    features[:, at + agreement.shape[1] :] = evidence.pooled @ projection
+    return features
 
 
 def entry_features(evidence: EntryEvidence, projection: Floats) -> Floats:
@@ -98,7 +100,7 @@ def entry_features(evidence: EntryEvidence, projection: Floats) -> Floats:
 
 def _agreement(evidence: ExitEvidence) -> Floats:
     """Log-odds of each earlier exit [B, earlier], positive where it named the same class; 0 where it did not run."""
-    if evidence.earlier_confidences is None:
+    if evidence.earlier_confidences is None or not evidence.earlier.size:
         return np.zeros(evidence.earlier.shape, np.float32)
     sure = np.clip(evidence.earlier_confidences, _EDGE, 1 - _EDGE)
     same = np.where(evidence.earlier == evidence.probabilities.argmax(axis=1)[:, None], 1, -1)

@@ -50,7 +50,7 @@ def test_one_command_trains_exports_evaluates_and_writes_the_page(backbone: Any,
     assert (result.metric, result.samples, result.kept_back) == ("matthews", 80, 60)
     assert len(result.exits) == 4
     assert result.fine_tuned_alone is not None
-    assert result.oracle >= result.hindsight
+    assert 0 <= result.hindsight < 1
     is_met = result.scored.reduction >= AIMED_REDUCTION and result.scored.drop_points <= 0.3
     assert (result.obstacle == "none") == is_met
     assert f"revision `{result.revision}`".casefold() in page.read_text().casefold()
@@ -78,4 +78,4 @@ def test_a_wrong_list_is_refused_by_its_fault(tmp_path: Path, document: str, onl
 def test_the_example_list_can_be_read() -> None:
     tasks = read_tasks(Path(__file__).parents[2] / "examples" / "tasks.toml")
 
-    assert {"sst-2", "mrpc", "rte", "cola", "qnli", "qqp", "mnli", "snips"} == {task.name for task in tasks}
+    assert {"sst2", "mrpc", "rte", "cola", "qnli", "qqp", "mnli", "snips"} == {task.name for task in tasks}

@@ -1,7 +1,6 @@
 """What the kept-back texts teach an exported bundle: a trace of its exits, and their temperatures."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +30,6 @@ def trace_kept_back(bundle: Bundle, kept_back: LabelledTexts, epochs: NDArray[np
         features=_coarse(trace.features, steps=128),
         probabilities_by_epoch=epochs[:, [layer - 1 for layer in trace.exits]],
     )
-
-
-def trace_training(observations: Path, kept_back: Trace) -> Trace:
-    """Read what the exits said of the rows they were trained on, at the exits and temperatures of another trace."""
-    with np.load(observations, allow_pickle=False) as observed:
-        places = [layer - 1 for layer in kept_back.exits]
-        return Trace(
-            exits=kept_back.exits,
-            temperatures=kept_back.temperatures,
-            logits=observed["logits"][places],
-            pooled=observed["pooled"][places],
-            features=observed["mean_embedding"],
-            tokens=observed["lengths"].astype(np.intp),
-            labels=observed["labels"],
-        )
 
 
 def _coarse(states: NDArray[np.float32], steps: int) -> NDArray[np.float32]:

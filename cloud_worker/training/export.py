@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
-from cloud_worker.training.calibrate import trace_kept_back, trace_training
+from cloud_worker.training.calibrate import trace_kept_back
 from cloud_worker.training.card import CARD_FILE, model_card
 from cloud_worker.training.network import MultiExitNetwork
 from cloud_worker.training.onnx_files import quantise, write_onnx
@@ -23,7 +23,7 @@ from cloud_worker.training.rundir import RunDirectory
 from cloud_worker.training.segments import EmbeddingModule, SpanModule, shrink_embeddings
 from common.errors import ConfigError
 from common.evaluation.scoring import Setting
-from common.evaluation.table import fit_router, fit_table
+from common.evaluation.table import fit_table
 from common.evaluation.trace import CALIBRATION_FILE, Trace
 from common.inputs.examples import sha256_of
 from common.model.bundle import Bundle, seal
@@ -94,10 +94,7 @@ def export_bundle(run: RunDirectory, plan: ExportPlan, out: Path) -> Manifest:
         if plan.precision == "int8":
             report["int8_agreement"] = check_agreement(trace.logits, _expected(run, trace.exits), trace.exits)
         (made / CALIBRATION_FILE).write_bytes(trace.to_bytes())
-        taught = trace_training(run.training_observations, trace)
-        report["router_rows"] = len(taught)
-        setting = Setting(depths=draft.depths, metric=record["metric"])
-        routing = fit_table(trace, setting, router=fit_router(taught))
+        routing = fit_table(trace, Setting(depths=draft.depths, metric=record["metric"]))
         (made / ROUTING_FILE).write_bytes(msgspec.json.encode(routing))
         origin = {**record, "weights": sha256_of(run.weights), "export": report}
         calibrated = msgspec.structs.replace(draft, exits=_exits(trace), training=origin)

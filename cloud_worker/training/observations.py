@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
-from cloud_worker.training.loop import autocast
 from cloud_worker.training.network import MultiExitNetwork
 
 _BATCH = 128
@@ -46,19 +45,19 @@ class Observations:
         np.savez_compressed(file, allow_pickle=False, **{**arrays, **(extra or {})})
 
 
-def observe(network: MultiExitNetwork, texts: EncodedTexts, *, bfloat16: bool = False) -> Observations:
-    """Run all exits on every text, in float32 unless told otherwise; results are in the texts' order."""
+def observe(network: MultiExitNetwork, texts: EncodedTexts) -> Observations:
+    """Run all exits on every text in float32; results are in the texts' order."""
     network.eval()
     layers, count = network.num_layers, len(texts)
     logits = np.zeros((layers, count, network.num_labels), dtype=np.float32)
     pooled = np.zeros((layers, count, network.pooled_size), dtype=np.float32)
     means = np.zeros((count, network.backbone.hidden_size), dtype=np.float32)
-    with torch.inference_mode(), autocast(enabled=bfloat16):
+    with torch.inference_mode():
         for batch in texts.in_order_of_length(_BATCH):
             rows = batch.rows.numpy()
-            means[rows] = network.mean_embedding(batch).float().numpy()
+            means[rows] = network.mean_embedding(batch).numpy()
             said = network.speak(batch)
-            logits[:, rows], pooled[:, rows] = said.logits.float().numpy(), said.pooled.float().numpy()
+            logits[:, rows], pooled[:, rows] = said.logits.numpy(), said.pooled.numpy()
     return Observations(
         logits=logits, pooled=pooled, mean_embedding=means, labels=texts.labels.numpy(), lengths=texts.lengths
     )

@@ -94,7 +94,6 @@ class TrainingRun:
         teacher_logits = self._teach(training)
         load_weights(self._network, self._directory.reference_weights(0))
         self._fit_joint(training, teacher_logits)
-        observe(self._network, training, bfloat16=self._bfloat16).save(self._directory.training_observations)
         return self._write(command, references)
 
     @property

@@ -81,7 +81,7 @@ def _section(result: TaskResult) -> str:
             f"{percent(result.oracle)}. In the way: {_OBSTACLES[result.obstacle]}."
         ),
         (
-            f"Learned router, fitted on the training rows, against entropy at equal coverage of "
+            "Learned router against entropy at equal coverage, five folds over "
             f"{result.studies.samples:,} held-out samples:"
         ),
         _table(COVERAGE_COLUMNS, coverage_rows(result.studies)),

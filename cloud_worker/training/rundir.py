@@ -50,11 +50,6 @@ class RunDirectory:
         return self.path / "kept_back.npz"
 
     @property
-    def training_observations(self) -> Path:
-        """What the exits said about the rows that they were trained on: for routers."""
-        return self.path / "training.npz"
-
-    @property
     def kept_back(self) -> Path:
         """The kept-back texts with their labels, JSON Lines."""
         return self.path / "kept_back.jsonl"

@@ -139,7 +139,6 @@ def _print(made: Evaluation) -> None:
 
 def _print_studies(studies: Studies) -> None:
     told = f"on {studies.samples:,} held-out samples"
-    if studies.coverage:
-        print_table(f"learned router against entropy {told}", COVERAGE_COLUMNS, coverage_rows(studies))
+    print_table(f"learned router against entropy, five folds {told}", COVERAGE_COLUMNS, coverage_rows(studies))
     if studies.promises:
         print_table(f"promises over the next answers, random splits {told}", PROMISE_COLUMNS, promise_rows(studies))

@@ -9,7 +9,8 @@ import numpy as np
 from common.evaluation.metrics import Bootstrap, Interval, interval
 from common.evaluation.trace import Trace
 from common.routing.evidence import Bools, Floats, Indices, entropy
-from common.routing.router import LearnedRouter
+from common.routing.fit_router import fit_exit_head, proxy_labels
+from common.routing.router import exit_features
 from common.types import Depths
 
 ASKED = (0.9, 0.8, 0.7)
@@ -29,33 +30,25 @@ class CoverageScore(msgspec.Struct, frozen=True, kw_only=True):
     interval: Interval  # of the gain, 95 %, paired bootstrap
 
 
-def compare_at_coverage(
-    held_out: Trace, router: LearnedRouter, depths: Depths, asked: tuple[float, ...] = ASKED
-) -> list[CoverageScore]:
+def compare_at_coverage(held_out: Trace, depths: Depths, asked: tuple[float, ...] = ASKED) -> list[CoverageScore]:
     """Score both ways of choosing what stays, at the ends of device and edge.
 
-    Args:
-        held_out: Samples that neither exits nor router were fitted on.
-        router: Its thresholds do not count: each sample is judged by one from the other folds.
-        depths: Of the tiers.
-        asked: Coverages, 0..1.
+    Each sample is scored by a router and judged by a threshold from the other folds.
     """
     folds = np.random.default_rng(0).permutation(len(held_out)) % _FOLDS
     return [
         score
         for layer in (depths.device, depths.edge)
-        for score in _compare_exit(held_out, router, held_out.exits.index(layer), folds, asked=asked)
+        for score in _compare_exit(held_out, held_out.exits.index(layer), folds, asked)
     ]
 
 
-def _compare_exit(
-    held_out: Trace, router: LearnedRouter, place: int, folds: Indices, *, asked: tuple[float, ...]
-) -> list[CoverageScore]:
+def _compare_exit(held_out: Trace, place: int, folds: Indices, asked: tuple[float, ...]) -> list[CoverageScore]:
+    scores, stays = _routed_by_other_folds(held_out, place, folds, asked)
     doubts = entropy(held_out.probabilities()[place])  # [N]
-    scores = router.scores(held_out.exit_evidence()[place])  # [N]
     is_right = held_out.predictions() == held_out.labels  # [E, N]
     found = []
-    for share in asked:
+    for share, stay in zip(asked, stays, strict=True):
         routed, reference = (
             np.where(_surest(doubt, share), is_right[place], is_right[-1]).astype(np.float64)
             for doubt in (scores, doubts)
@@ -65,7 +58,7 @@ def _compare_exit(
             CoverageScore(
                 exit_layer=held_out.exits[place],
                 asked=share,
-                achieved=float(_stays_by_other_folds(scores, folds, share).mean()),
+                achieved=float(stay.mean()),
                 router_accuracy=float(routed.mean()),
                 entropy_accuracy=float(reference.mean()),
                 gain_points=100 * float((routed - reference).mean()),
@@ -75,11 +68,23 @@ def _compare_exit(
     return found
 
 
-def _stays_by_other_folds(scores: Floats, folds: Indices, share: float) -> Bools:
-    """Say which samples [N] stay under a threshold that was chosen on the other folds."""
-    thresholds = np.array([np.quantile(scores[folds != fold], share) for fold in range(_FOLDS)])
-    stays: Bools = scores <= thresholds[folds]
-    return stays
+def _routed_by_other_folds(
+    held_out: Trace, place: int, folds: Indices, asked: tuple[float, ...]
+) -> tuple[Floats, Bools]:
+    """Scores [N] of routers fitted on the other folds, and what their thresholds let stay, [asked, N]."""
+    scores, stays = np.zeros(len(held_out), np.float32), np.zeros((len(asked), len(held_out)), np.bool_)
+    for fold in range(_FOLDS):
+        inside, outside = held_out.select(folds != fold), held_out.select(folds == fold)
+        is_right = inside.predictions() == inside.labels
+        evidence = inside.exit_evidence()[place]
+        head = fit_exit_head(evidence, proxy_labels(is_right[place], is_right[-1]))
+        known, asked_for = (
+            head.score(exit_features(said, head.projection.values))
+            for said in (evidence, outside.exit_evidence()[place])
+        )
+        scores[folds == fold] = asked_for
+        stays[:, folds == fold] = asked_for <= np.quantile(known, asked)[:, None]
+    return scores, stays
 
 
 def _surest(doubts: Floats, share: float) -> Bools:

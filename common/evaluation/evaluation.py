@@ -19,8 +19,6 @@ from common.evaluation.trace import CALIBRATION_FILE, Trace, read_calibration
 from common.evaluation.tracing import Progress
 from common.model.bundle import Bundle
 from common.routing.cost import CostModel
-from common.routing.policies import RoutingTable
-from common.routing.router import LearnedRouter
 
 PROMISED_DROPS = (0.003, 0.005, 0.01, 0.015)
 
@@ -104,29 +102,19 @@ def evaluate_file(
         source=source,
         trace=trace,
         found=compare(trace, table, setting, names=names, calibration=calibration),
-        studies=None
-        if calibration is None or not has_studies
-        else study(calibration, trace, setting, _router_of_training(bundle, table)),
+        studies=None if calibration is None or not has_studies else study(calibration, trace, setting),
     )
 
 
-def study(calibration: Trace, trace: Trace, setting: Setting, router: LearnedRouter | None) -> Studies:
-    """Compare a router with entropy at equal coverage, and split the samples anew to see promises kept."""
+def study(calibration: Trace, trace: Trace, setting: Setting) -> Studies:
+    """Compare routers at equal coverage, and split the samples anew to see promises kept."""
     held_out = calibration.followed_by(trace)
     promises = [
         try_promise(held_out, setting, max_drop=drop, calibration=len(calibration), times=TIMES)
         for drop in PROMISED_DROPS
         if setting.metric == "accuracy"  # drops are promised for accuracy alone
     ]
-    coverage = [] if router is None else compare_at_coverage(held_out, router, setting.depths)
-    return Studies(samples=len(held_out), coverage=coverage, promises=promises)
-
-
-def _router_of_training(bundle: Bundle, table: RoutingTable) -> LearnedRouter | None:
-    """Give the learned router if it never saw the kept-back split."""
-    found = table.policies.get("learned-router")
-    knows_kept_back = "router_rows" not in bundle.manifest.training.get("export", {})
-    return None if knows_kept_back or not isinstance(found, LearnedRouter) else found
+    return Studies(samples=len(held_out), coverage=compare_at_coverage(held_out, setting.depths), promises=promises)
 
 
 def chosen_metric(bundle: Bundle, wanted: str | None) -> Metric:

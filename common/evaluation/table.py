@@ -35,22 +35,19 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     min_reduction: float = 0.62  # the default takes the least drop that saves this much, if it can
 
 
-def fit_table(
-    trace: Trace, setting: Setting, target: Target | None = None, *, router: LearnedRouter | None = None
-) -> RoutingTable:
+def fit_table(trace: Trace, setting: Setting, target: Target | None = None) -> RoutingTable:
     """Fit every deployable policy; those that need what the trace lacks are left out.
 
     Args:
         trace: The kept-back split.
         setting: Depths and cost model that the operating points are chosen for.
         target: What they are chosen by.
-        router: Heads fitted elsewhere, on more rows than these; without it they are fitted here.
     """
     target = target or Target()
     policies: dict[str, AnyPolicy] = {
         f"{tier}-only": Fixed(tier=tier, layer=setting.depths.of(tier)) for tier in TIERS[::-1]
     }
-    policies |= _fit_cascades(trace, router or fit_router(trace), setting, target)
+    policies |= _fit_cascades(trace, setting, target)
     policies["patience"] = fit_patience(trace, setting, target)
     policies |= fit_dimee_policies(trace, setting, target)
     policies["random"] = RandomEntry(shares=_shares(simulate(policies[DEFAULT], trace, setting.depths), trace, setting))
@@ -58,11 +55,7 @@ def fit_table(
 
 
 def fit_router(trace: Trace) -> LearnedRouter:
-    """Train the heads of every exit but the last by proxy supervision; thresholds are still to be chosen.
-
-    The rows that the exits were trained on do better than the kept-back ones, though the exits know them too well: they
-    are many, and which states precede an error can be learned from them.
-    """
+    """Train the heads of every exit but the last by proxy supervision; thresholds are still to be chosen."""
     is_right = trace.predictions() == trace.labels  # [E, N]
     heads = {
         evidence.layer: fit_exit_head(evidence, proxy_labels(is_right[place], is_right[-1]))
@@ -116,8 +109,8 @@ def measured_path(sweep: Sweep, trace: Trace, metric: Metric) -> list[Point]:
     ]
 
 
-def _fit_cascades(trace: Trace, router: LearnedRouter, setting: Setting, target: Target) -> dict[str, AnyPolicy]:
-    kinds = (families.confidence_family(), families.entropy_family(), families.router_family(router))
+def _fit_cascades(trace: Trace, setting: Setting, target: Target) -> dict[str, AnyPolicy]:
+    kinds = (families.confidence_family(), families.entropy_family(), families.router_family(fit_router(trace)))
     return {family.name: _fit_family(family, trace, setting, target) for family in kinds}
 
 

@@ -26,7 +26,7 @@ INSERT INTO request_log (request_id, created_at, recorded_at, device_id, exit_ti
  payload_bytes, cost, confidence, threshold, exit_layer, entry_tier, pool, distance_easy, distance_moderate,
  distance_hard, queue_ms, compute_ms, network_ms, tokens, is_truncated, attempts, cost_model, model_revision,
  detail, text)
-WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {rows})
+WITH RECURSIVE n(i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {rows})
 SELECT 'r' || (100000000 + i), {first} + i * {step}, {first} + i * {step} + 0.5, 'pi-' || (i % 40),
  CASE WHEN i % 100 < 65 THEN 'device' WHEN i % 100 < 91 THEN 'edge' ELSE 'cloud' END,
  CASE WHEN i % 1000 = 7 THEN 'degraded' WHEN i % 100 < 91 THEN 'confident' ELSE 'final' END,

@@ -30,7 +30,7 @@ class Surroundings(Inbox):
             self._saturated.pop(key, None)
             self._served.pop(key, None)
         elif key in self._saturated or len(self._saturated) < _MAX_NODES:
-            self._saturated[key] = bool(status.counters.get("saturated"))
+            self._saturated[key] = bool(status.counters.get("inference_saturated"))
             self._served[key] = status.served
         self.on_change()
         return True

@@ -1,6 +1,7 @@
 """``dimee dashboard``: the site on a web page, live."""
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,11 @@ from common.commands.log_options import DEFAULT_URL
 from common.config.load import load
 from common.config.settings import EdgeSettings
 from common.dashboard.server import make_app
-from common.dashboard.site import Site
+from common.dashboard.site import CloudOnly, Site
 from common.errors import ConfigError, DimeeError, StoreError
-from common.store.engine import readable_log
+from common.model.bundle import open_bundle
+from common.routing.cost import CostModel
+from common.store.engine import Engine, readable_log
 from common.store.queries import find
 from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
@@ -22,6 +25,8 @@ from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_STATUSES = 10_000
+_INT8_BYTES_PER_TOKEN = 2  # the scale
+_MESSAGE_BYTES = 120  # all but the tensors, of a message without hops
 
 
 def dashboard(
@@ -44,7 +49,7 @@ def dashboard(
             log = stack.enter_context(readable_log(url))
         except StoreError as exc:
             raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
-        site = Site(log, None if settings is None else _statuses(settings, stack))
+        site = Site(log) if settings is None else _site(log, settings, stack)
         failures: list[BaseException] = []
 
         def fail(failure: BaseException) -> None:
@@ -62,9 +67,20 @@ def dashboard(
         raise failures[0] if isinstance(failures[0], DimeeError) else StoreError(f"the dashboard ended: {failures[0]}")
 
 
-def _statuses(settings: EdgeSettings, stack: ExitStack) -> Inbox:
+def _site(log: Engine, settings: EdgeSettings, stack: ExitStack) -> Site:
+    manifest = open_bundle(settings.model.bundle).manifest
+    cloud_only = CloudOnly(
+        cost=CostModel().cloud_only(manifest.depths),
+        bytes_per_token=manifest.hidden_size + _INT8_BYTES_PER_TOKEN,
+        bytes_per_message=_MESSAGE_BYTES,
+    )
+    return Site(log, *_statuses(settings, stack), cloud_only=cloud_only)
+
+
+def _statuses(settings: EdgeSettings, stack: ExitStack) -> tuple[Inbox, Callable[[], bool]]:
+    """Follow the nodes' statuses; give where they come in, and whether they do."""
     inbox = Inbox(_MOST_STATUSES)
     transport = MqttTransport(settings.mqtt, client_id=f"{settings.node.id}-dashboard")
     transport.subscribe(Topics(settings.mqtt.site).status("+", "+"), inbox)
     stack.enter_context(transport)
-    return inbox
+    return inbox, lambda: transport.is_connected

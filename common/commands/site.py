@@ -21,7 +21,7 @@ from common.wire.documents import decode_status, encode_document
 from common.wire.topics import Topics
 
 _QUIET_S = 0.5  # retained messages come at once
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024  # on a slow link a part must not keep a ping waiting for long
 _PACKET_OVERHEAD_BYTES = 512  # topic and properties
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings of any node of the site; only [node] and [mqtt] count.")

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,8 +32,11 @@ class Minute(msgspec.Struct, kw_only=True):
     queue_ms: float = 0.0  # sums over all answers
     compute_ms: float = 0.0
     network_ms: float = 0.0
+    disagreements: int = 0  # answers that the true label or the loser of a race contradicts
     payload_bytes: int = 0
     cost: float = 0.0
+    tokens: int = 0
+    by_device: dict[str, int] = {}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +53,22 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float
 
 
+class CloudOnly(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request would take if every input went to the cloud from its embedding on."""
+
+    cost: float  # under the cost model of the log
+    bytes_per_token: float
+    bytes_per_message: float
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the site."""
 
     now: float
     nodes: list[NodeStatus]
     is_broker_known: bool  # else the nodes cannot be told
+    is_broker_connected: bool  # else the nodes are told as they were
+    cloud_only: CloudOnly | None  # None where the model is not known
     minutes: list[Minute]
     latency_ms_p50: float | None
     latency_ms_p95: float | None
@@ -64,8 +78,25 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 class Site:
     """Collects; used by one thread at a time."""
 
-    def __init__(self, log: Engine, statuses: Inbox | None) -> None:
+    def __init__(
+        self,
+        log: Engine,
+        statuses: Inbox | None = None,
+        is_connected: Callable[[], bool] = bool,
+        *,
+        cloud_only: CloudOnly | None = None,
+    ) -> None:
+        """Begin an hour ago.
+
+        Args:
+            log: Open for reading.
+            cloud_only: What is compared with.
+            statuses: Where the nodes' statuses come in; None where no broker is known.
+            is_connected: Whether they do come in.
+        """
         self._statuses = statuses
+        self._is_connected = is_connected
+        self._cloud_only = cloud_only
         self._nodes: dict[tuple[Tier, str], NodeStatus] = {}
         self._minutes: dict[int, Minute] = {}
         self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
@@ -85,6 +116,8 @@ class Site:
             now=now,
             nodes=sorted(self._nodes.values(), key=lambda node: (TIERS.index(node.tier), node.node)),
             is_broker_known=self._statuses is not None,
+            is_broker_connected=self._is_connected(),
+            cloud_only=self._cloud_only,
             minutes=[self._minutes.get(place) or _empty(place) for place in range(first, first + MINUTES)],
             latency_ms_p50=ordered[len(ordered) // 2] if ordered else None,
             latency_ms_p95=ordered[len(ordered) * 95 // 100] if ordered else None,
@@ -113,6 +146,10 @@ class Site:
         minute.fallbacks += request.reason in (Reason.DEGRADED, Reason.FAILED)
         minute.labelled += request.true_label is not None
         minute.correct += request.true_label is not None and request.true_label == request.label
+        minute.disagreements += _is_contradicted(request)
+        minute.tokens += request.tokens
+        if len(minute.by_device) < _MOST_NODES or request.device_id in minute.by_device:
+            minute.by_device[request.device_id] = minute.by_device.get(request.device_id, 0) + 1
         minute.queue_ms += request.queue_ms
         minute.compute_ms += request.compute_ms
         minute.network_ms += request.network_ms
@@ -120,6 +157,11 @@ class Site:
         minute.cost += request.cost
         self._latencies.append(request.total_ms)
         self._recent.appendleft(Row(**{name: getattr(request, name) for name in Row.__struct_fields__}))
+
+
+def _is_contradicted(request: LoggedRequest) -> bool:
+    others = {request.true_label, request.loser_label} - {None}
+    return request.label is not None and bool(others - {request.label})
 
 
 def _empty(place: int) -> Minute:

@@ -12,7 +12,7 @@ TOPICS = Topics("home")
 
 
 def say(site: Any, node: str, *, is_saturated: bool, state: Any = "online") -> None:
-    status = NodeStatus(state=state, tier=Tier.EDGE, node=node, counters={"saturated": int(is_saturated)})
+    status = NodeStatus(state=state, tier=Tier.EDGE, node=node, counters={"inference_saturated": int(is_saturated)})
     transport = site.transport(f"{node}-{is_saturated}-{state}")
     transport.publish(TOPICS.status(Tier.EDGE, node), encode_document(status), is_retained=True)
 

@@ -59,18 +59,38 @@ function stack(id, minutes, names, value, unit) {
   legend(`${id}-legend`, names, unit, bars.length ? most : 0);
 }
 
+function load(view, node) {
+  const recent = view.minutes.slice(-5);
+  const isDevice = node.tier === "device";
+  const rate = sum(recent, (m) => (isDevice ? m.by_device[node.node] : m.answered[node.tier]) ?? 0) / recent.length;
+  const whose = isDevice ? "asked" : "answered by its tier";
+  return `, ${number(rate, rate < 10 ? 1 : 0)} a minute ${whose}${node.counters.inference_saturated ? ", saturated" : ""}`;
+}
+
 function showNodes(view) {
   const items = view.nodes.map((node) => {
     const item = make("li", "", node.tier);
     item.append(
-      make("strong", node.node), make("span", ` ${node.tier}, `), make("span", node.state, node.state), make("br"),
+      make("strong", node.node), make("span", ` ${node.tier}, `), make("span", node.state, node.state),
+      make("span", load(view, node)), make("br"),
       make("small", node.model_revision ? `revision ${node.revisions.join(", ") || node.model_revision}` : "revision unknown"),
     );
     if (node.update) item.append(make("br"), make("small", node.update, /^(refused|stuck)/.test(node.update) ? "failed" : ""));
     return item;
   });
+  at("broker").hidden = !view.is_broker_known || view.is_broker_connected;
   const none = view.is_broker_known ? "no node has spoken yet" : "not watched: start it with --config to see the nodes";
   at("nodes").replaceChildren(...(items.length ? items : [make("li", none)]));
+}
+
+function savings(view, all) {
+  const alone = view.cloud_only;
+  if (alone === null) return [];
+  const bytes = alone.bytes_per_token * sum(view.minutes, (m) => m.tokens) + alone.bytes_per_message * all;
+  return [
+    fact("cost saved against cloud-only", percent(1 - sum(view.minutes, (m) => m.cost) / (alone.cost * all))),
+    fact("bytes saved against cloud-only", percent(1 - sum(view.minutes, (m) => m.payload_bytes) / bytes)),
+  ];
 }
 
 function showFigures(view) {
@@ -83,6 +103,8 @@ function showFigures(view) {
     fact("95th percentile", `${number(view.latency_ms_p95)} ms`),
     fact("bytes an answer", number(sum(view.minutes, (m) => m.payload_bytes) / all, 0)),
     fact("cost an answer", number(sum(view.minutes, (m) => m.cost) / all, 2)),
+    fact("disagreements", number(sum(view.minutes, (m) => m.disagreements), 0)),
+    ...savings(view, all),
     fact("degraded or failed", number(sum(view.minutes, (m) => m.fallbacks), 0)),
     fact("accuracy", labelled ? `${percent(sum(view.minutes, (m) => m.correct) / labelled)} of ${labelled}` : "-"),
   );

@@ -21,6 +21,7 @@ from common.types import Tier
 from common.wire.topics import Topics, checked
 from device_agent.agent import Agent, run_device_layers
 from device_agent.answers import AnswerMaker
+from device_agent.audit import Audit, Auditor, NoAudit
 from device_agent.beginning import follow_rollout, open_first
 from device_agent.journal import Journal
 from device_agent.link_cap import LinkCaps
@@ -81,6 +82,10 @@ def start_agent(
         )
         limits = settings.device
         journal = Journal(transport, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
+        audit: Auditor = NoAudit()
+        if limits.audit_rate:
+            audit = stack.enter_context(Audit(bundle, limits.audit_rate, settings.model.threads))
+            telemetry.watch("audit", counters=lambda: dict(audit.counters))
         settler = stack.enter_context(
             Settler(
                 inbox,
@@ -92,6 +97,7 @@ def start_agent(
                 log=settings.log,
                 on_crash=lambda: stopping(CrashError("the settler thread died")),
                 meter=meter,
+                audit=audit,
             )
         )
         telemetry.watch("requests", counters=settler.totals, gauges=settler.waiting)

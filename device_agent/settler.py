@@ -22,6 +22,7 @@ from common.types import Answer, Reason, Record
 from common.wire import codec
 from common.wire.messages import Failure, LogRecord, Outcome, Receipt
 from device_agent.answers import AnswerMaker, storable
+from device_agent.audit import Auditor, NoAudit
 from device_agent.journal import Journal
 from device_agent.pending import Pending, PendingRequests
 from device_agent.races import Races
@@ -30,6 +31,7 @@ from device_agent.shadow import Shadow
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
 _NO_METER = NoMeter()
+_NO_AUDIT = NoAudit()
 
 
 class Settler:
@@ -50,7 +52,9 @@ class Settler:
         log: DeviceLog,
         on_crash: Callable[[], None],
         meter: Meter = _NO_METER,
+        audit: Auditor = _NO_AUDIT,
     ) -> None:
+        self._audit = audit
         self._counts: Counter[str] = Counter()
         self.answers = answers
         self._inbox = inbox
@@ -193,6 +197,7 @@ class Settler:
         if self._pending.take(outcome.request_id):
             self._measure(pending, outcome)
             self.settle(pending, answer)
+            self._audit.consider(pending.message, outcome)
         else:
             self._note_late(outcome)  # the shadow's thread was quicker
 

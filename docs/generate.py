@@ -160,6 +160,7 @@ def _topics_table() -> str:
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
         (site.claim("{tier}", "{node}"), "every node", "that node", "a random token, retained: whose turn the id is"),
         (site.rollout, "the operator", "every node with `updates.folder`", "JSON Rollout, retained"),
+        (site.operating_point, "the operator", "every node", "JSON OperatingPoint, retained"),
         (site.chunk("{revision}", "{file}", "{number}"), "the operator", "the same", "a part of a file, retained"),
     ]
     return _table(("topic", "from", "to", "message"), [(f"`{topic}`", *rest) for topic, *rest in rows])

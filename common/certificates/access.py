@@ -65,5 +65,6 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
             yield f"read {root}/device/+/answer"
         case Role.OPERATOR:
             yield f"write {root}/model/#"
+            yield f"write {root}/link"
         case Role.DEVICE | Role.BROKER | Role.SEAL:
             return

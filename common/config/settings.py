@@ -67,6 +67,7 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
     retry_ms: Positive = 500.0  # first wait for an outcome before a request goes out again
     shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     codec: str = "int8"  # of the hidden states it sends
+    audit_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share of other tiers' answers computed again here
 
 
 class Link(Section, frozen=True, kw_only=True):

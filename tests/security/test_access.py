@@ -71,6 +71,10 @@ BY_TOPIC = {  # whose topic it is, and who may read and write it
     "outcome(pi-1)": {READERS: {"pi-1"}, WRITERS: {"edge-1", "cloud-1"}},
     "input(pi-1)": {READERS: {"pi-1"}, WRITERS: {"app"}},
     "answer(pi-1)": {READERS: {"app"}, WRITERS: {"pi-1"}},
+    "link": {READERS: EVERYBODY, WRITERS: {"office"}},
+    "operating_point": {READERS: EVERYBODY, WRITERS: {"office"}},
+    "training(up)": {READERS: set(), WRITERS: set()},  # one topic for all: a device could read another's gradients
+    "training(down)": {READERS: set(), WRITERS: set()},
     "rollout": {READERS: EVERYBODY, WRITERS: {"office"}},
     "chunk(0a,head.onnx,0)": {READERS: EVERYBODY, WRITERS: {"office"}},
     **{

@@ -289,7 +289,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
     documented = int(re.search(r"\*\*([\d,]+) lines\*\*", page)[1].replace(",", ""))  # type: ignore[index]
 
     assert documented >= lines, f"the core has {lines} lines now: make it smaller, or say so in docs/trusted-core.md"
-    assert documented <= 4500
+    assert documented <= 5000
 
 
 def _code_lines(path: Path) -> int:

@@ -15,10 +15,10 @@ from common.evaluation.simulation import Numbers, message_bytes
 from common.evaluation.trace import Trace
 from common.routing.cost import CostModel
 from common.types import TIERS, Depths, Tier
-from common.wire.activations import CODEC_NAMES
 
 _THRESHOLDS = (NEVER, *np.round(np.arange(0.99, 0.495, -0.01), 3).tolist())
 _LATENCY_QUANTILE = 0.95
+NEAR_LOSSLESS = ("float32", "float16", "int8")  # int4 and thin links lose what a plan does not model
 
 
 class PlanPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class _Way:
     costs: Numbers
 
 
-def plan(trace: Trace, profile: Profile, *, codecs: tuple[str, ...] = CODEC_NAMES) -> list[PlanPoint]:
+def plan(trace: Trace, profile: Profile, *, codecs: tuple[str, ...] = NEAR_LOSSLESS) -> list[PlanPoint]:
     """Score every combination; the codec's own effect on accuracy is not modelled.
 
     Raises:

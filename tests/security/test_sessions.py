@@ -236,7 +236,7 @@ def test_sessions_of_a_device_are_bounded_and_a_forgotten_one_never_comes_back(e
     for age_s in range(90, 0, -10):
         ends.table.open(TOPIC, ends.open(age_s=age_s).seal(TOPIC, BODY))
 
-    assert len(ends.table._by_id) == 4
+    assert len(ends.table._by_opening) == 4
     assert refusal(ends.table, sealed) == "replayed"
 
 

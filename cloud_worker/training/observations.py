@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.network import MultiExitNetwork
+from common.evaluation.metrics import score
 
 _BATCH = 128
 
@@ -31,7 +32,7 @@ class Observations:
 
     def matthews(self) -> NDArray[np.float64]:
         """Matthews correlation of every exit, [L], -1..1, for any number of labels (R_K of Gorodkin 2004)."""
-        return np.array([matthews_correlation(exit_logits.argmax(axis=1), self.labels) for exit_logits in self.logits])
+        return np.array([score("matthews", exit_logits.argmax(axis=1), self.labels) for exit_logits in self.logits])
 
     def save(self, file: Path, extra: Mapping[str, NDArray[np.generic]] | None = None) -> None:
         """Write arrays by their names, and further ones beside them."""
@@ -61,14 +62,3 @@ def observe(network: MultiExitNetwork, texts: EncodedTexts) -> Observations:
     return Observations(
         logits=logits, pooled=pooled, mean_embedding=means, labels=texts.labels.numpy(), lengths=texts.lengths
     )
-
-
-def matthews_correlation(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Matthews correlation of two label sequences; 0 where one of them never varies."""
-    classes = int(max(predicted.max(), labels.max())) + 1
-    confusion = np.zeros((classes, classes))
-    np.add.at(confusion, (labels, predicted), 1)
-    true, guessed, total = confusion.sum(axis=1), confusion.sum(axis=0), confusion.sum()
-    covariance = confusion.trace() * total - true @ guessed
-    spread = (total**2 - guessed @ guessed) * (total**2 - true @ true)
-    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0

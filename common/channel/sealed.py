@@ -10,6 +10,7 @@ from common.channel.outgoing import Sender
 from common.channel.sessions import SealError
 from common.errors import TransportError, WireError
 from common.transport.contract import Delivery, Inbox, Transport
+from common.transport.forwarding import ForwardingTransport
 from common.types import Tier
 from common.wire.codec import headings
 from common.wire.topics import Topics
@@ -101,7 +102,7 @@ class SealedTier:
         return self._receiver.seal(device_id, topic, label, payload)
 
 
-class SealedTransport:
+class SealedTransport(ForwardingTransport):
     """A transport that seals what it publishes; statuses go by the transport's own presence, in plain."""
 
     def __init__(
@@ -113,16 +114,11 @@ class SealedTransport:
         *,
         plain: frozenset[str] = frozenset(),
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._plain = plain
         self._statuses = topics.status("", "").rstrip("/")
         self._seal = seal
         self._counts = counts
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the transport below is connected."""
-        return self._inner.is_connected
 
     def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
         """Bring sealed messages and statuses in; whatever else would come in plain is left out."""
@@ -130,11 +126,7 @@ class SealedTransport:
         if not is_open and not isinstance(inbox, SealedInbox):
             _LOGGER.warning("%s is not subscribed: what comes there would be plain, and the channel is sealed", topic)
             return
-        self._inner.subscribe(topic, inbox, group=group)
-
-    def unsubscribe(self, topic: str) -> None:
-        """Bring nothing more of a filter (see ``Transport``)."""
-        self._inner.unsubscribe(topic)
+        super().subscribe(topic, inbox, group=group)
 
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
@@ -147,10 +139,6 @@ class SealedTransport:
         sealed = payload if topic in self._plain else self._seal(topic, payload)
         self._counts["plain" if topic in self._plain else "sealed"] += 1
         self._inner.publish(topic, sealed, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
-
-    def wait_connected(self, timeout: float) -> bool:
-        """Wait until connected (see ``Transport``)."""
-        return self._inner.wait_connected(timeout)
 
     def counters(self) -> dict[str, int]:
         """Count what happened, below and here."""

@@ -10,6 +10,7 @@ from common.errors import TransportError, WireError
 from common.service.core.calls import Stored
 from common.service.core.client import Core
 from common.transport.contract import Delivery, Inbox, Transport
+from common.transport.forwarding import ForwardingTransport
 from common.types import Tier
 from common.wire.codec import Peek
 from common.wire.topics import Topics
@@ -89,25 +90,12 @@ class _CoreInbox(Inbox):
                 return Delivery(delivery.topic, payload, delivery.received_at)
 
 
-class _CoreTransport:
+class _CoreTransport(ForwardingTransport):
     """A transport on which the log's words to devices are sealed by the core."""
 
     def __init__(self, inner: Transport, core: Core) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._core = core
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the transport below is connected."""
-        return self._inner.is_connected
-
-    def subscribe(self, topic: str, inbox: Inbox, *, group: str | None = None) -> None:
-        """Bring sealed messages in."""
-        self._inner.subscribe(topic, inbox, group=group)
-
-    def unsubscribe(self, topic: str) -> None:
-        """Bring nothing more of it (see ``Transport``)."""
-        self._inner.unsubscribe(topic)
 
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
@@ -123,10 +111,6 @@ class _CoreTransport:
         except WireError as exc:
             raise TransportError(str(exc)) from exc
         self._inner.publish(topic, sealed, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
-
-    def wait_connected(self, timeout: float) -> bool:
-        """Wait until connected (see ``Transport``)."""
-        return self._inner.wait_connected(timeout)
 
     def counters(self) -> dict[str, int]:
         """Count what happened, below and in the core."""

@@ -1,10 +1,12 @@
 """Put a device agent together."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from common.channel.contract import Channel
 from common.config.load import load
 from common.config.settings import DeviceSettings
 from common.engine.pipeline import Exited
@@ -58,30 +60,23 @@ def start_agent(
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
     meter = ShowingMeter(telemetry.meter)
     with ExitStack() as stack:
-        tell: Callable[[], None] = _tell_nobody
-        plain = transport
-        if transport is None:
-            status = presence(Tier.DEVICE, node, topics, standing, telemetry.counters)
-            own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
-            telemetry.watch_connection(own)
-            telemetry.watch("channel", counters=channel.counters)
-            transport, plain, tell = channel.over(own), own, partial(announce, own, status)
-            own.subscribe(topics.operating_point, points)
-            transport.subscribe(topics.outcome(node), inbox)
-            if inputs is not None:
-                transport.subscribe(topics.input(node), inputs)
-            stack.enter_context(own)
-        else:
-            transport.subscribe(topics.operating_point, points)
-            transport = channel.over(transport)
-            transport.subscribe(topics.outcome(node), inbox)
+        way = (
+            _Way(spoken=channel.over(transport), plain=transport)
+            if transport is not None
+            else _connect(settings, channel, standing, telemetry, stopping)
+        )
+        way.plain.subscribe(topics.operating_point, points)
+        way.spoken.subscribe(topics.outcome(node), inbox)
+        if inputs is not None and transport is None:
+            way.spoken.subscribe(topics.input(node), inputs)
+        stack.enter_context(way.connection)
         outbox = open_outbox(
             settings.outbox,
             on_crash=lambda: stopping(CrashError("the outbox's thread died")),
             stack=stack,
         )
         limits = settings.device
-        journal = Journal(transport, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
+        journal = Journal(way.spoken, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
         audit: Auditor = NoAudit()
         if limits.audit_rate:
             audit = stack.enter_context(Audit(bundle, limits.audit_rate, settings.model.threads))
@@ -89,7 +84,7 @@ def start_agent(
         settler = stack.enter_context(
             Settler(
                 inbox,
-                transport,
+                way.spoken,
                 journal,
                 AnswerMaker(node, CostModel()),
                 run_here=partial(_run_here, node),
@@ -104,14 +99,16 @@ def start_agent(
         telemetry.watch("operating_points", counters=lambda: {"refused": points.refused})
         telemetry.watch("outbox", counters=lambda: dict(outbox.counters))
         resources = ExitStack()
-        agent = Agent(node, topics, model, settler, transport, outbox=outbox, limits=limits, resources=resources)
-        transport.subscribe(topics.status("+", "+"), agent.surroundings)
+        agent = Agent(node, topics, model, settler, way.spoken, outbox=outbox, limits=limits, resources=resources)
+        way.spoken.subscribe(topics.status("+", "+"), agent.surroundings)
         if settings.uplink.is_adaptive:
-            transport.subscribe(topics.link, LinkCaps(agent.cap_link))
+            way.spoken.subscribe(topics.link, LinkCaps(agent.cap_link))
         stack.enter_context(Recovery(agent, outbox.contents, stopping))
-        if settings.updates.folder is not None and plain is not None:
+        if settings.updates.folder is not None:
             stack.enter_context(
-                follow_rollout(settings, agent, model, plain, standing=standing, tell=tell, meter=meter, points=points)
+                follow_rollout(
+                    settings, agent, model, way.plain, standing=standing, tell=way.tell, meter=meter, points=points
+                )
             )
         stack.enter_context(telemetry)
         resources.enter_context(stack.pop_all())
@@ -120,6 +117,28 @@ def start_agent(
 
 def _tell_nobody() -> None:
     """Announce nothing: the transport is somebody else's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How an agent speaks."""
+
+    spoken: Transport  # through the channel
+    plain: Transport  # below it
+    connection: AbstractContextManager[object] = field(default_factory=nullcontext)  # to be entered
+    tell: Callable[[], None] = _tell_nobody  # publishes the status anew
+
+
+def _connect(
+    settings: DeviceSettings, channel: Channel, standing: Standing, telemetry: Telemetry, stopping: Stopping
+) -> _Way:
+    """Prepare the connection to the configured broker."""
+    topics, node = Topics(settings.mqtt.site), settings.node.id
+    status = presence(Tier.DEVICE, node, topics, standing, telemetry.counters)
+    own = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
+    telemetry.watch_connection(own)
+    telemetry.watch("channel", counters=channel.counters)
+    return _Way(spoken=channel.over(own), plain=own, connection=own, tell=partial(announce, own, status))
 
 
 def _run_here(node: str, pending: Pending) -> Exited:

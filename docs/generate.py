@@ -320,6 +320,8 @@ Each process reads one TOML file, named by `--config`. Commented examples: [devi
   variables say everything.
 - Only `node.id` has no default.
 - An unknown section or key is an error that names the nearest known one, in the file and in the environment.
+- `schema` and `tier` may stand above the first section. Files of an earlier schema are understood; `dimee config migrate FILE` rewrites
+  them, those of a later one are refused.
 - The password stands in a file of its own (`mqtt.password_file`), never in the settings.
 - `none` means: leave the key out.
 """

@@ -20,6 +20,7 @@ from common.model.bundle import open_bundle
 from common.service.lifecycle import Stopping
 from device_agent.build import start_agent
 
+_CONNECT_LIMIT_S = 10.0
 _HTTP_IN_FLIGHT = 32
 
 
@@ -54,7 +55,7 @@ def _contestant(part: Drive) -> Iterator[Contestant]:
             with ExitStack() as stack:
                 settings = load(DeviceSettings, None)
                 agent = stack.enter_context(start_agent(settings, Stopping()))
-                agent.transport.wait_connected(settings.mqtt.connect_timeout_s)
+                agent.transport.wait_connected(_CONNECT_LIMIT_S)
                 yield Dimee(agent)
         case "http-cloud":
             yield HttpClient("127.0.0.1", part.http_port, _HTTP_IN_FLIGHT)

@@ -8,9 +8,10 @@ import msgspec
 import typer
 
 from common.cli.output import print_json, print_table
+from common.commands.provision import rewrite_config
 from common.config.document import toml_value
 from common.config.header import SETTINGS
-from common.config.load import load, origins, read_file
+from common.config.load import load, migrated, origins, read_file
 from common.config.reference import describe
 from common.config.settings import AnySettings
 from common.errors import ConfigError
@@ -62,6 +63,23 @@ def check(*, config: ConfigFile = None, tier: ForTier = None, as_json: AsJson = 
     if as_json:
         return print_json({"tier": tier, "node": settings.node.id, "set": chosen})
     return typer.echo(f"{config or 'environment'}: settings of {tier} {settings.node.id!r}, {len(chosen)} of them set")
+
+
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="The settings file; the one before is kept beside it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a file of an earlier release to this one's schema. Example: dimee config migrate edge.toml."""
+    tier = read_file(file)[0].tier
+    text, changes = migrated(file)
+    backup = rewrite_config(tier, text, file) if changes else None
+    if as_json:
+        return print_json({"file": str(file), "backup": backup and str(backup), "changes": changes})
+    for change in changes:
+        typer.echo(f"{file}: {change}")
+    return typer.echo(f"{file}: nothing to change" if backup is None else f"{file}: rewritten; before it {backup}")
 
 
 def tier_of(path: Path | None, tier: Tier | None) -> Tier:

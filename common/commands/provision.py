@@ -5,6 +5,7 @@ import re
 import secrets
 import shlex
 import socket
+import stat
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,10 +70,7 @@ def write_config(tier: Tier, chosen: Mapping[str, Any], path: Path) -> None:
     make_folder(path.parent, _PUBLIC_FOLDER)
     with _replacing(path, _PUBLIC_FILE) as draft:
         draft.write_text(text, encoding="utf-8")
-        try:
-            load(SETTINGS[tier], draft, {})
-        except ConfigError as exc:
-            raise ConfigError(f"not written: {str(exc).removeprefix(f'{draft}: ')}") from exc
+        _check_draft(tier, draft)
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -83,6 +81,25 @@ def replace_file(path: Path, text: str) -> None:
     """
     with _replacing(path, _PUBLIC_FILE) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def rewrite_config(tier: Tier | None, text: str, path: Path) -> Path:
+    """Write a settings file anew under its mode and owner; give the backup of the one before, which lies beside it.
+
+    Raises:
+        ConfigError: There is such a backup already, a value is wrong, or the folder may not be written.
+    """
+    path, before = path.resolve(), path.stat()
+    backup = path.with_name(f"{path.name}.bak")
+    if backup.exists():
+        raise ConfigError(f"{backup} exists and is not overwritten; move it away")
+    with _replacing(path, stat.S_IMODE(before.st_mode)) as draft:
+        draft.write_text(text, encoding="utf-8")
+        os.chown(draft, before.st_uid, before.st_gid)
+        if tier is not None:
+            _check_draft(tier, draft)
+        backup.hardlink_to(path)
+    return backup
 
 
 def write_password(password: str, path: Path) -> None:
@@ -150,6 +167,13 @@ def _shared_settings(path: Path) -> Chosen:
         raise ConfigError(f"{path}: its embedded broker listens on loopback only; run Mosquitto for other machines")
     mqtt = tables.get("mqtt", {})
     return {f"mqtt.{key}": value for key, value in mqtt.items() if key not in _OWN_FILES}
+
+
+def _check_draft(tier: Tier, draft: Path) -> None:
+    try:
+        load(SETTINGS[tier], draft, {})
+    except ConfigError as exc:
+        raise ConfigError(f"not written: {str(exc).removeprefix(f'{draft}: ')}") from exc
 
 
 @contextmanager

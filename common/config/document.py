@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from common.config.header import SCHEMA, SETTINGS
+from common.config.header import SETTINGS
+from common.config.migration import SCHEMA
 from common.config.reference import SectionReference, Setting, describe
 from common.errors import ConfigError
 from common.types import Tier

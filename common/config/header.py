@@ -1,12 +1,14 @@
 """What stands above the first section of a file: its schema version and the tier that it is for."""
 
+from typing import Annotated
+
 import msgspec
 
+from common.config.migration import SCHEMA
 from common.config.settings import AnySettings, CloudSettings, DeviceSettings, EdgeSettings
 from common.errors import ConfigError
 from common.types import Tier
 
-SCHEMA = 1  # of the file
 SETTINGS: dict[Tier, type[AnySettings]] = {
     Tier.DEVICE: DeviceSettings,
     Tier.EDGE: EdgeSettings,
@@ -17,7 +19,7 @@ SETTINGS: dict[Tier, type[AnySettings]] = {
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Optional, so that a hand-written file may begin with its first section."""
 
-    schema: int = SCHEMA
+    schema: Annotated[int, msgspec.Meta(ge=1)] = SCHEMA
     tier: Tier | None = None
 
 
@@ -34,6 +36,9 @@ def read_header(fields: dict[str, object], source: str) -> Header:
         header = msgspec.convert(fields, Header)
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{source}: {exc}") from exc
-    if header.schema != SCHEMA:
-        raise ConfigError(f"{source}: schema {header.schema} is not known here, only {SCHEMA}; upgrade dimee")
+    if header.schema > SCHEMA:
+        raise ConfigError(
+            f"{source}: schema {header.schema} is of a newer release, this one knows up to {SCHEMA}; "
+            "upgrade dimee here, or write the file anew with 'dimee init'"
+        )
     return header

@@ -1,6 +1,7 @@
 """Read settings from a TOML file and the environment, with the origin of each value."""
 
 import difflib
+import logging
 import os
 import re
 import tomllib
@@ -11,9 +12,11 @@ from typing import Any, TypeVar, get_origin
 import msgspec
 
 from common.config.header import SETTINGS, Header, read_header
+from common.config.migration import Migrated, migrate
 from common.config.settings import Section
 from common.errors import ConfigError
 
+_LOGGER = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "DIMEE_"
 SettingsT = TypeVar("SettingsT", bound=Section)
 Tables = dict[str, dict[str, Any]]
@@ -26,6 +29,8 @@ def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str
         ConfigError: The file is missing or no TOML, a key is unknown, or a value is of the wrong kind or range.
     """
     tables = _tables(kind, path) if path else {}
+    if path and (changes := migrated(path).changes):
+        _LOGGER.warning("%s: %s; 'dimee config migrate %s' rewrites it", path, "; ".join(changes), path)
     _check_keys(kind, tables, str(path))
     overrides = _overrides(kind, environment)
     for section in _known_keys(kind):
@@ -53,19 +58,28 @@ def _origin(section: str, key: str, tables: Tables, overrides: Tables) -> str:
 
 
 def read_file(path: Path) -> tuple[Header, Tables]:
-    """Read a file as it stands, with its keys unchecked.
+    """Read a file as this release understands it, with its keys unchecked.
 
     Raises:
-        ConfigError: It is missing or no TOML, or its header is of another release.
+        ConfigError: It is missing or no TOML, or its header is of a newer release.
+    """
+    tables = tomllib.loads(migrated(path).text)
+    header = {key: tables.pop(key) for key in list(tables) if not isinstance(tables[key], dict)}
+    return read_header(header, str(path)), tables
+
+
+def migrated(path: Path) -> Migrated:
+    """Read a file's text in the schema of this release; the file stays as it is.
+
+    Raises:
+        ConfigError: It is missing or no TOML, or cannot be migrated line by line.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return migrate(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as exc:
         raise ConfigError(f"{path}: no such configuration file") from exc
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read as TOML: {exc}") from exc
-    header = {key: tables.pop(key) for key in list(tables) if not isinstance(tables[key], dict)}
-    return read_header(header, str(path)), tables
 
 
 def _tables(kind: type[Section], path: Path) -> Tables:

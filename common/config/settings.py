@@ -35,7 +35,6 @@ class Mqtt(Section, frozen=True, kw_only=True):
     is_insecure_allowed: bool = False  # plain MQTT to a broker beyond loopback
     version: Literal["auto", "5", "3.1.1"] = "auto"
     keepalive_s: AtLeastOne = 30  # a node without a cable is missed after one and a half of it
-    connect_timeout_s: Positive = 10.0  # how long a start waits for the first connection
     max_packet_bytes: AtLeastOne = 2_000_000  # the broker's own limit counts too, where it tells one
     max_inbox: AtLeastOne = 1024  # messages waiting to be handled
     max_outbox: AtLeastOne = 1024  # messages waiting for the network

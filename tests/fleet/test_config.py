@@ -61,7 +61,8 @@ def test_check_names_the_mistake(edge_file: Path, dimee: Dimee) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("schema = 1", "schema = 2", "schema 2 is not known here"),
+        ("schema = 2", "schema = 3", "schema 3 is of a newer release, this one knows up to 2; upgrade dimee"),
+        ("schema = 2", "schema = 0", "schema"),
         ('tier = "edge"', 'tier = "moon"', "moon"),
         ('tier = "edge"', 'teir = "edge"', "'teir' stands outside a [section]"),
         ('tier = "edge"', "", "does not say whose settings"),

@@ -33,7 +33,14 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
     with ExitStack() as stack:  # what is entered last stops first
         stack.enter_context(node.core)
         if settings.broker.is_enabled:
-            stack.enter_context(EmbeddedBroker(settings.broker.host, settings.broker.port, on_fatal=stopping))
+            stack.enter_context(
+                EmbeddedBroker(
+                    settings.broker.host,
+                    settings.broker.port,
+                    tls_folder=settings.broker.tls_folder,
+                    on_fatal=stopping,
+                )
+            )
         log = node.channel.inbox(settings.mqtt.max_inbox)
         recorder = None
         if settings.log.is_recorder:

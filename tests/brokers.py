@@ -91,12 +91,13 @@ class Embedded(NetworkBroker):
 
     name = "embedded"
 
-    def __init__(self) -> None:
+    def __init__(self, tls_folder: Path | None = None) -> None:
         super().__init__()
+        self._tls_folder = None if tls_folder is None else str(tls_folder)
         self._broker: EmbeddedBroker | None = None
 
     def start(self) -> None:
-        self._broker = EmbeddedBroker(self.host, self.port).__enter__()
+        self._broker = EmbeddedBroker(self.host, self.port, tls_folder=self._tls_folder).__enter__()
 
     def stop(self) -> None:
         if self._broker is not None:

@@ -124,8 +124,9 @@ class EmbeddedBroker(Section, frozen=True, kw_only=True):
     """A broker inside the edge process, for a site without Mosquitto."""
 
     is_enabled: bool = False
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # beyond loopback only with tls_folder
     port: Port = 1883
+    tls_folder: str | None = None  # ca.pem, certificate.pem, key.pem, crl.pem, acl; clients then need certificates
 
 
 class Metrics(Section, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """An MQTT broker inside this process, for a demo or a site without Mosquitto: amqtt on a thread of its own.
 
-It speaks MQTT 3.1.1 only and knows no shared subscriptions (``mqtt-facts``: amqtt). It has no users, so it listens on
-loopback addresses alone.
+It speaks MQTT 3.1.1 only and knows no shared subscriptions (``mqtt-facts``: amqtt). Without certificates it has no
+users, so it then listens on loopback addresses alone.
 """
 
 import asyncio
@@ -10,53 +10,52 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from common.errors import ConfigError, DimeeError, TransportError
-from common.transport.tls import is_loopback
+from common.transport.tls import is_loopback, read_protection
 
 _LOGGER = logging.getLogger(__name__)
-_LISTENER = "default"
 _START_LIMIT_S = 10.0
 _STOP_LIMIT_S = 10.0
 _CLOSE_LIMIT_S = 2.0
-_OPENING_LIMIT_S = 5.0
-_PROTOCOL_NAME = b"\x00\x04MQTT"
-_LEVEL_V311 = 4
-_MAX_HEADER_BYTES = 5
-_VERSION_REFUSED = bytes([0x20, 2, 0, 1])  # CONNACK: unacceptable protocol version
-_CONFIG: dict[str, Any] = {
-    "listeners": {_LISTENER: {"type": "external"}},
-    "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-}
+_HANDSHAKE_LIMIT_S = 5.0
 
 
 class EmbeddedBroker:
     """A broker that runs while it is entered."""
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 1883, *, on_fatal: Callable[[DimeeError], None] | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 1883,
+        *,
+        tls_folder: str | None = None,
+        on_fatal: Callable[[DimeeError], None] | None = None,
     ) -> None:
         """Prepare without listening.
 
         Args:
-            host: A loopback address or ``localhost``.
+            host: The address to listen on; without ``tls_folder`` a loopback address or ``localhost``.
             port: 0 lets the system choose; ``port`` tells after entering.
+            tls_folder: The broker's certificates and access list (see ``read_protection``).
             on_fatal: Told on the broker's thread when it crashed.
 
         Raises:
-            ConfigError: The address is not loopback, or amqtt is not installed.
+            ConfigError: The address is not loopback, a file of the folder is not right, or amqtt is not installed.
         """
-        if not is_loopback(host):
+        if tls_folder is None and not is_loopback(host):
             raise ConfigError(
-                f"embedded broker: {host!r} is not a loopback address, and it has no users to keep strangers out; "
-                "use 127.0.0.1, or run Mosquitto for a network"
+                f"embedded broker: {host!r} is not a loopback address, and without broker.tls_folder it has no users "
+                "to keep strangers out; use 127.0.0.1, or give it certificates ('dimee certs')"
             )
         self.host = host
         self.port = port
         self._on_fatal = on_fatal
-        self._make_broker = _broker_factory()
+        self._protection = None if tls_folder is None else read_protection(Path(tls_folder))
+        self._make_parts = _parts()
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -113,10 +112,13 @@ class EmbeddedBroker:
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_log_quietly)
-        broker = self._make_broker()
-        door = _Door(broker)
+        make_broker, make_door = self._make_parts
+        access, tls = (None, None) if self._protection is None else (self._protection.access, self._protection.tls)
+        broker = make_broker(access)
+        door = make_door(broker, access)
         await broker.start()
-        server = await asyncio.start_server(door.take_in, sock=self._listening)
+        limit_s = None if tls is None else _HANDSHAKE_LIMIT_S
+        server = await asyncio.start_server(door.take_in, sock=self._listening, ssl=tls, ssl_handshake_timeout=limit_s)
         self._ready.set()
         await self._stopping.wait()
         server.close()
@@ -125,60 +127,16 @@ class EmbeddedBroker:
             await asyncio.wait_for(broker.shutdown(), _CLOSE_LIMIT_S)
 
 
-class _Door:
-    """Takes clients in for a broker, and puts them out at the end."""
-
-    def __init__(self, broker: Any) -> None:
-        self._broker = broker
-        self._clients: dict[asyncio.Task[Any] | None, asyncio.StreamWriter] = {}
-
-    async def take_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one client to its end."""
-        # asyncio does this only for sockets that name their protocol, and accepted ones do not
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._clients[asyncio.current_task()] = writer
-        try:
-            opening = await _opening(reader)
-            if opening is None or opening[-1] != _LEVEL_V311:
-                writer.write(_VERSION_REFUSED)
-                writer.close()
-            else:
-                await self._broker.external_connected(_Replayed(opening, reader), _writer_adapter(writer), _LISTENER)
-        finally:
-            del self._clients[asyncio.current_task()]
-
-    async def clear(self) -> None:
-        """Close every connection and give the clients' tasks a moment to see it."""
-        tasks = [task for task in self._clients if task is not None]
-        for writer in self._clients.values():
-            writer.transport.abort()
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CLOSE_LIMIT_S)
-
-
-def _broker_factory() -> Any:
+def _parts() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Give what makes amqtt, and what takes clients in for it."""
     try:
-        from amqtt.broker import Broker  # noqa: PLC0415 - an optional extra
+        from common.transport.amqtt_broker import AmqttBroker  # noqa: PLC0415 - an optional extra
+        from common.transport.door import Door  # noqa: PLC0415
     except ImportError as exc:
         raise ConfigError(
             "the embedded broker needs the package 'amqtt', which is not installed; pip install 'dimee[edge]'"
         ) from exc
-
-    class Quiet(Broker):  # type: ignore[misc]
-        """amqtt, with the take-over that MQTT asks for."""
-
-        async def _delete_session(self, client_id: str) -> None:
-            """Close the older connection of the id too; amqtt leaves it open and deaf (MQTT 3.1.1, 3.1.4-2)."""
-            _, handler = self._sessions.get(client_id, (None, None))
-            await super()._delete_session(client_id)
-            if handler is not None:
-                await handler.handle_connection_closed()
-                if handler.writer is not None:
-                    handler.writer.put_out()
-
-    for name in ("amqtt", "transitions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a client's every slip is an error or a traceback there
-    return lambda: Quiet(_CONFIG)
+    return AmqttBroker, Door
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -190,53 +148,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"embedded broker: cannot listen on {host}:{port}: {exc.strerror}; "
             "stop what uses the port, or choose another"
         ) from exc
-
-
-def _writer_adapter(writer: asyncio.StreamWriter) -> Any:
-    from amqtt.adapters import StreamWriterAdapter  # noqa: PLC0415 - an optional extra
-
-    class Adapter(StreamWriterAdapter):  # type: ignore[misc]
-        def put_out(self) -> None:
-            """Close at once, so that the reader ends too: amqtt waits for ever for one that it cancelled in vain."""
-            writer.transport.abort()
-
-    return Adapter(writer)
-
-
-async def _opening(reader: asyncio.StreamReader) -> bytes | None:
-    """Read CONNECT up to its protocol level; None when the client sends something else, or nothing for too long.
-
-    amqtt itself waits for ever for the rest of an MQTT 5 CONNECT, whose properties it takes for lengths.
-    """
-    try:
-        async with asyncio.timeout(_OPENING_LIMIT_S):
-            opening = await reader.readexactly(2)
-            while opening[-1] & 0x80 and len(opening) < _MAX_HEADER_BYTES:
-                opening += await reader.readexactly(1)
-            opening += await reader.readexactly(len(_PROTOCOL_NAME) + 1)
-    except (TimeoutError, asyncio.IncompleteReadError, OSError):
-        return None
-    return opening if opening[:-1].endswith(_PROTOCOL_NAME) else None
-
-
-class _Replayed:
-    """A reader for amqtt that gives what was read already once more."""
-
-    def __init__(self, opening: bytes, reader: asyncio.StreamReader) -> None:
-        self._opening = opening
-        self._reader = reader
-
-    async def read(self, n: int = -1) -> bytes:
-        """Give exactly ``n`` bytes, or what there is."""
-        taken = self._opening if n < 0 else self._opening[:n]
-        self._opening = self._opening[len(taken) :]
-        if n < 0:
-            return taken + await self._reader.read(n)
-        return taken + await self._reader.readexactly(n - len(taken)) if n > len(taken) else taken
-
-    def feed_eof(self) -> None:
-        """Pass the end on."""
-        self._reader.feed_eof()
 
 
 def _log_quietly(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,13 +1,16 @@
-"""TLS for the connection to the broker, on Python's own ssl; plain MQTT stays on this machine unless it is allowed."""
+"""TLS on both ends of the connection to a broker, on Python's own ssl; plain MQTT stays here unless it is allowed."""
 
 import ipaddress
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.config.settings import Mqtt
 from common.errors import ConfigError
+from common.transport.access import AccessList
 
 _RECORD_BYTES = 16_384  # the most that a TLS record holds
+_BROKER_FILES = ("ca.pem", "certificate.pem", "key.pem", "crl.pem", "acl")
 
 
 def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
@@ -29,6 +32,34 @@ def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
         raise ConfigError(f"mqtt.tls_ca_file: {settings.tls_ca_file} holds no PEM certificate: {exc.reason}") from exc
     _load_identity(context, settings)
     return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protection:
+    """What keeps strangers out of an embedded broker, and its clients apart."""
+
+    tls: ssl.SSLContext  # asks for a certificate that is not revoked
+    access: AccessList  # by the certificate's name
+
+
+def read_protection(folder: Path) -> Protection:
+    """Read a broker's folder: its certificate and key, authority, revocation list, and access list.
+
+    Raises:
+        ConfigError: A file is missing or is not what its name says.
+    """
+    paths = {name: _file("broker.tls_folder", str(folder / name)) for name in _BROKER_FILES}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    for name in ("ca.pem", "crl.pem"):
+        try:
+            context.load_verify_locations(paths[name])
+        except ssl.SSLError as exc:
+            raise ConfigError(f"broker.tls_folder: {paths[name]} holds no PEM: {exc.reason}") from exc
+    _load_pair(context, "broker.tls_folder", paths["certificate.pem"], paths["key.pem"])
+    return Protection(tls=context, access=AccessList.read(paths["acl"]))
 
 
 class _ReadAhead(ssl.SSLSocket):
@@ -78,13 +109,14 @@ def _load_identity(context: ssl.SSLContext, settings: Mqtt) -> None:
         raise ConfigError("mqtt.tls_certificate_file and mqtt.tls_key_file belong together; set both or none")
     certificate_path = _file("mqtt.tls_certificate_file", certificate)
     key_path = _file("mqtt.tls_key_file", key)
+    _load_pair(context, "mqtt.tls_key_file", certificate_path, key_path)
+
+
+def _load_pair(context: ssl.SSLContext, setting: str, certificate: Path, key: Path) -> None:
     try:
-        context.load_cert_chain(certificate_path, key_path, password="")  # else OpenSSL asks the terminal
+        context.load_cert_chain(certificate, key, password="")  # else OpenSSL asks the terminal
     except (ssl.SSLError, ValueError) as exc:
-        raise ConfigError(
-            f"mqtt.tls_key_file: {key} is not the unencrypted PEM key of {certificate} "
-            f"(mqtt.tls_certificate_file): {exc}"
-        ) from exc
+        raise ConfigError(f"{setting}: {key} is not the unencrypted PEM key of {certificate}: {exc}") from exc
 
 
 def _file(key: str, name: str) -> Path:

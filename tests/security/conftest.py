@@ -1,4 +1,4 @@
-"""A site with its own authority, and a Mosquitto that asks for its certificates."""
+"""A site with its own authority, and a broker that asks for its certificates."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import Embedded
 
 pytest.importorskip("cryptography", reason="security needs cryptography: pip install 'dimee[security]'")
 
@@ -28,7 +29,7 @@ OVERSEER = "overseer"  # of these tests: sees and says everything
 
 
 class Site:
-    """An authority with its nodes' certificates, and a Mosquitto that demands them."""
+    """An authority with its nodes' certificates, and a broker that demands them."""
 
     def __init__(self, authority: Authority, broker: Any) -> None:
         self.authority = authority
@@ -75,13 +76,46 @@ def authority(site_folder: Path, tmp_path: Path) -> Authority:
 @pytest.fixture
 def site(authority: Authority, make_mosquitto: Callable[..., Any], tmp_path: Path) -> Iterator[Site]:
     """The authority with a Mosquitto as docs/security.md sets it up: certificates, revocation, access by name."""
-    acl = tmp_path / "acl"
+    with make_mosquitto(*_listener(authority, _access(tmp_path))) as broker:
+        yield from _open(authority, broker)
+
+
+@pytest.fixture
+def broker_folder(authority: Authority, tmp_path: Path) -> Path:
+    """What an embedded broker needs of the authority, as fresh as the authority's own."""
+    folder, own = tmp_path / "broker", authority.folder / "nodes" / "mosquitto"
+    folder.mkdir()
+    for path in (own / "ca.pem", own / "certificate.pem", own / "key.pem", authority.folder / CRL_FILE):
+        (folder / path.name).symlink_to(path)
+    (folder / "acl").symlink_to(_access(tmp_path))
+    return folder
+
+
+@pytest.fixture
+def embedded_site(authority: Authority, broker_folder: Path) -> Iterator[Site]:
+    """The same authority and access list at the embedded broker."""
+    with Embedded(broker_folder) as broker:
+        yield from _open(authority, broker)
+
+
+@pytest.fixture(params=["embedded_site", "site"])
+def any_site(request: pytest.FixtureRequest) -> Site:
+    """Each broker in turn."""
+    found: Site = request.getfixturevalue(request.param)
+    return found
+
+
+def _open(authority: Authority, broker: Any) -> Iterator[Site]:
+    running = Site(authority, broker)
+    with running.stack:
+        yield running
+
+
+def _access(folder: Path) -> Path:
+    acl = folder / "acl"
     acl.touch(mode=0o600)
     acl.write_text(f"{access_list('home', NODES.items())}\nuser {OVERSEER}\ntopic readwrite #\ntopic read $SYS/#\n")
-    with make_mosquitto(*_listener(authority, acl)) as broker:
-        running = Site(authority, broker)
-        with running.stack:
-            yield running
+    return acl
 
 
 def _listener(authority: Authority, acl: Path) -> list[str]:

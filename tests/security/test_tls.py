@@ -1,4 +1,4 @@
-"""Who is let in: TLS with certificates on both sides against a real Mosquitto, and no plain MQTT beyond loopback."""
+"""Who is let in: TLS with certificates on both sides on each broker, and no plain MQTT beyond loopback."""
 
 import socket
 import ssl
@@ -13,6 +13,7 @@ from common.certificates.names import Role
 from common.config.settings import Mqtt
 from common.errors import ConfigError
 from common.transport.contract import Inbox
+from common.transport.embedded import EmbeddedBroker
 from common.transport.mqtt import MqttTransport
 from common.transport.tls import tls_context
 
@@ -25,14 +26,14 @@ def connects(settings: Mqtt, client_id: str, limit_s: float) -> bool:
 
 
 @pytest.mark.broker
-def test_messages_of_all_sizes_pass_between_certified_nodes(site: Any) -> None:
-    edge, inbox = site.transport("edge-1"), Inbox(100)
+def test_messages_of_all_sizes_pass_between_certified_nodes(any_site: Any) -> None:
+    edge, inbox = any_site.transport("edge-1"), Inbox(100)
     edge.subscribe("dimee/v1/home/edge/request", inbox)
     payloads = [bytes([size % 251]) * size for size in (0, 1, 12_000, 98_304, 1_500_000)] * 3
 
     with edge:
         assert edge.wait_connected(10.0)
-        device = site.connected("pi-1")
+        device = any_site.connected("pi-1")
         for payload in payloads:
             device.publish("dimee/v1/home/edge/request", payload)
         received = [inbox.get(10.0) for _ in payloads]
@@ -41,16 +42,16 @@ def test_messages_of_all_sizes_pass_between_certified_nodes(site: Any) -> None:
 
 
 @pytest.mark.broker
-def test_a_connection_without_a_certificate_is_refused(site: Any) -> None:
-    settings = site.settings("pi-1", tls_certificate_file=None, tls_key_file=None)
+def test_a_connection_without_a_certificate_is_refused(any_site: Any) -> None:
+    settings = any_site.settings("pi-1", tls_certificate_file=None, tls_key_file=None)
 
     assert not connects(settings, "pi-1", BRIEF_S)
 
 
 @pytest.mark.broker
-def test_a_certificate_of_another_authority_is_refused(site: Any, tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_is_refused(any_site: Any, tmp_path: Path) -> None:
     stranger = Authority.create(tmp_path / "other", "home").issue("pi-1", Role.DEVICE)
-    settings = site.settings(
+    settings = any_site.settings(
         "pi-1", tls_certificate_file=str(stranger / "certificate.pem"), tls_key_file=str(stranger / "key.pem")
     )
 
@@ -58,53 +59,73 @@ def test_a_certificate_of_another_authority_is_refused(site: Any, tmp_path: Path
 
 
 @pytest.mark.broker
-def test_a_broker_of_another_authority_is_not_trusted(site: Any, tmp_path: Path, caplog: Any) -> None:
+def test_a_broker_of_another_authority_is_not_trusted(any_site: Any, tmp_path: Path, caplog: Any) -> None:
     other = Authority.create(tmp_path / "other", "home")
 
-    assert not connects(site.settings("pi-1", tls_ca_file=str(other.folder / "ca.pem")), "pi-1", BRIEF_S)
+    assert not connects(any_site.settings("pi-1", tls_ca_file=str(other.folder / "ca.pem")), "pi-1", BRIEF_S)
     assert "certificate verify failed" in caplog.text
 
 
 @pytest.mark.broker
-def test_a_broker_under_a_name_that_is_not_in_its_certificate_is_not_trusted(site: Any, caplog: Any) -> None:
-    site.authority.revoke("mosquitto")
-    site.authority.issue("mosquitto", Role.BROKER, hosts=["elsewhere.example"])
-    site.broker.stop()
-    site.broker.start()
+def test_a_broker_under_a_name_that_is_not_in_its_certificate_is_not_trusted(any_site: Any, caplog: Any) -> None:
+    any_site.authority.revoke("mosquitto")
+    any_site.authority.issue("mosquitto", Role.BROKER, hosts=["elsewhere.example"])
+    any_site.broker.stop()
+    any_site.broker.start()
 
-    assert not connects(site.settings("pi-1"), "pi-1", BRIEF_S)
+    assert not connects(any_site.settings("pi-1"), "pi-1", BRIEF_S)
     assert "not valid for" in caplog.text
 
 
 @pytest.mark.broker
-def test_plain_mqtt_and_old_tls_do_not_reach_a_tls_listener(site: Any) -> None:
-    assert not connects(Mqtt(port=site.broker.port), "pi-1", BRIEF_S)
+def test_plain_mqtt_and_old_tls_do_not_reach_a_tls_listener(any_site: Any) -> None:
+    assert not connects(Mqtt(port=any_site.broker.port), "pi-1", BRIEF_S)
 
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", site.broker.port)) as raw, pytest.raises((ssl.SSLError, OSError)):
+    with socket.create_connection(("127.0.0.1", any_site.broker.port)) as raw, pytest.raises((ssl.SSLError, OSError)):
         old.wrap_socket(raw).close()
 
 
 @pytest.mark.broker
-def test_a_revoked_node_is_refused_after_the_broker_reads_the_list_and_others_are_not(site: Any) -> None:
-    assert connects(site.settings("pi-1"), "pi-1", 10.0)
+def test_a_revoked_node_is_refused_after_the_broker_reads_the_list_and_others_are_not(any_site: Any) -> None:
+    assert connects(any_site.settings("pi-1"), "pi-1", 10.0)
 
-    site.authority.revoke("pi-1")
-    site.broker.stop()
-    site.broker.start()
+    any_site.authority.revoke("pi-1")
+    any_site.broker.stop()
+    any_site.broker.start()
 
-    assert not connects(site.settings("pi-1"), "pi-1", BRIEF_S)
-    assert connects(site.settings("pi-2"), "pi-2", 10.0)
+    assert not connects(any_site.settings("pi-1"), "pi-1", BRIEF_S)
+    assert connects(any_site.settings("pi-2"), "pi-2", 10.0)
 
 
 @pytest.mark.broker
-def test_a_renewed_certificate_is_let_in(site: Any) -> None:
-    site.authority.renew("pi-1")
+def test_a_renewed_certificate_is_let_in(any_site: Any) -> None:
+    any_site.authority.renew("pi-1")
 
-    assert connects(site.settings("pi-1"), "pi-1", 10.0)
+    assert connects(any_site.settings("pi-1"), "pi-1", 10.0)
+
+
+@pytest.mark.parametrize("missing", ["ca.pem", "certificate.pem", "key.pem", "crl.pem", "acl"])
+def test_an_embedded_broker_without_one_of_its_files_does_not_start(broker_folder: Path, missing: str) -> None:
+    (broker_folder / missing).unlink()
+
+    with pytest.raises(ConfigError, match=rf"broker\.tls_folder: {broker_folder / missing} cannot be read"):
+        EmbeddedBroker(tls_folder=str(broker_folder))
+
+
+def test_an_embedded_broker_with_a_revocation_list_that_is_none_does_not_start(broker_folder: Path) -> None:
+    (broker_folder / "crl.pem").unlink()
+    (broker_folder / "crl.pem").write_text("nothing\n")
+
+    with pytest.raises(ConfigError, match=r"broker\.tls_folder: .*crl\.pem holds no PEM"):
+        EmbeddedBroker(tls_folder=str(broker_folder))
+
+
+def test_an_embedded_broker_with_certificates_may_serve_a_network(broker_folder: Path) -> None:
+    assert EmbeddedBroker("0.0.0.0", tls_folder=str(broker_folder)).host == "0.0.0.0"
 
 
 def test_the_least_version_is_1_2_and_the_broker_is_always_checked(authority: Authority) -> None:

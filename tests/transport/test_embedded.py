@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from common.errors import ConfigError
-from common.transport import embedded
+from common.transport.door import VERSION_REFUSED
 from common.transport.embedded import EmbeddedBroker
 
 LIMIT_S = 10.0
@@ -32,6 +32,7 @@ def test_a_port_in_use_is_named() -> None:
 
 def test_a_missing_amqtt_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "amqtt.broker", None)
+    monkeypatch.delitem(sys.modules, "common.transport.amqtt_broker", raising=False)
 
     with pytest.raises(ConfigError, match=r"pip install 'dimee\[edge\]'"):
         EmbeddedBroker()
@@ -56,7 +57,7 @@ def test_a_version_5_connect_is_refused_at_once() -> None:
     with EmbeddedBroker(port=0) as broker, socket.create_connection((broker.host, broker.port), LIMIT_S) as client:
         client.sendall(connect)
 
-        assert client.recv(100) == embedded._VERSION_REFUSED
+        assert client.recv(100) == VERSION_REFUSED
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -125,6 +127,18 @@ def test_an_int8_bundle_agrees_with_float32(run: Path, bundle: Path, tmp_path: P
     assert embedding.stat().st_size < (bundle / "embedding.onnx").stat().st_size
     for entry, reference in zip(manifest.exits, open_bundle(bundle).manifest.exits, strict=True):
         assert entry.accuracy == pytest.approx(reference.accuracy, abs=0.05)
+
+
+def test_onnxruntime_recognises_the_activation_of_every_layer(bundle: Path, tmp_path: Path) -> None:
+    entry = open_bundle(bundle).manifest.segments[-1]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+
+    onnxruntime.InferenceSession(bundle / entry.file, options, providers=["CPUExecutionProvider"])
+
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert sum("Gelu" in operator for operator in operators) == entry.span.num_layers + 1  # and the exit head's
+    assert "Erf" not in operators
 
 
 def test_segments_that_say_something_else_are_refused(run: Path, bundle: Path, backbone: Any, reviews: Any) -> None:

@@ -1,7 +1,7 @@
 """Put a cloud worker together and run it."""
 
 from common.config.settings import CloudSettings
-from common.service.lifecycle import Stopping
+from common.service.lifecycle import Stopping, keep_loaded
 from common.service.tier import open_tier
 from common.types import Tier
 
@@ -24,5 +24,6 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
         node.telemetry,
     ):  # the runner drains its inbox, then the transport says goodbye
         node.tell_saturation()
+        keep_loaded()
         stopping.wait()
     stopping.raise_error()

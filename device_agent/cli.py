@@ -10,7 +10,7 @@ import typer
 
 from common.config.load import load
 from common.config.settings import DeviceSettings, Metrics, Outbox
-from common.service.lifecycle import Stopping
+from common.service.lifecycle import Stopping, keep_loaded
 from common.transport.contract import Inbox
 from common.wire.documents import answer_document, encode_document
 from device_agent import sources
@@ -44,6 +44,7 @@ def run(
     inbox = Inbox(settings.mqtt.max_inbox)
     agent = start_agent(settings, stopping, inputs=inbox)
     remembered = settings.outbox.max_remembered
+    keep_loaded()
     with Serving(agent, sys.stdout.buffer, stopping, max_remembered=remembered) as serving, agent:
         listener = threading.Thread(target=serving.listen, args=(sources.from_inbox(inbox),), name="input-topic")
         listener.start()

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 from common.config.settings import EdgeSettings
 from common.errors import CrashError
-from common.service.lifecycle import Stopping
+from common.service.lifecycle import Stopping, keep_loaded
 from common.service.runner import Runner
 from common.service.tier import open_tier
 from common.service.trust import open_vault
@@ -54,6 +54,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
         stack.enter_context(node.updates)
         stack.enter_context(node.telemetry)
         node.tell_saturation()
+        keep_loaded()
         stopping.wait()
     stopping.raise_error()
 

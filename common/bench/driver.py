@@ -17,7 +17,7 @@ from common.config.load import load
 from common.config.settings import DeviceSettings
 from common.errors import ConfigError
 from common.model.bundle import open_bundle
-from common.service.lifecycle import Stopping
+from common.service.lifecycle import Stopping, keep_loaded
 from device_agent.build import start_agent
 
 _CONNECT_LIMIT_S = 10.0
@@ -56,6 +56,7 @@ def _contestant(part: Drive) -> Iterator[Contestant]:
                 settings = load(DeviceSettings, None)
                 agent = stack.enter_context(start_agent(settings, Stopping()))
                 agent.transport.wait_connected(_CONNECT_LIMIT_S)
+                keep_loaded()  # as ``dimee device run`` does
                 yield Dimee(agent)
         case "http-cloud":
             yield HttpClient("127.0.0.1", part.http_port, _HTTP_IN_FLIGHT)

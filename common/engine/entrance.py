@@ -9,7 +9,7 @@ from common.inputs.text import TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
 from common.model.segments import open_embedding
-from common.routing.evidence import EntryEvidence, masked_mean
+from common.routing.evidence import EntryEvidence
 from common.routing.policies import Policy
 from common.types import Pool, Tier
 
@@ -51,9 +51,7 @@ class Entrance:
         """
         encoded = self._encoder.encode(text, pair)
         hidden = self._embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
-        evidence = EntryEvidence(
-            features=masked_mean(hidden, encoded.attention_mask), num_tokens=np.array([hidden.shape[1]])
-        )
+        evidence = EntryEvidence(features=hidden.mean(axis=1), num_tokens=np.array([hidden.shape[1]]))  # no padding
         entries = self._policy.enter(evidence)
         clustered = entries if entries.pools is not None else self._clusterer.enter(evidence)
         return Entered(

@@ -30,6 +30,7 @@ _TAKEN_OVER = 0x8E
 _FAILED = 0x80  # reason codes from here on are failures
 _NO_LIMIT = 268_435_455  # the largest packet that MQTT can frame
 _V311_WINDOW = 20  # messages in flight where the broker tells no limit
+_READ_BYTES = 65_536  # taken from the socket at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +152,12 @@ class Link:
     def read(self) -> None:
         """Take in what the socket has and keep the connection alive."""
         self._guarded(self._client.loop_read)
+        while self._client.has_unread and not self.events:
+            self._guarded(self._client.loop_read)
         self._guarded(self._client.loop_misc)
         sock = self._client.socket()
-        self._is_unread = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # decrypted: select does not see it
+        is_pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # decrypted: select does not see it
+        self._is_unread = is_pending or self._client.has_unread
 
     def write(self) -> None:
         """Write what is queued as far as the socket takes it; wake the reader to finish the rest."""
@@ -199,9 +203,9 @@ class Link:
         if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.lose(paho.error_string(rc))
 
-    def _make_client(self, version: MQTTProtocolVersion) -> paho.Client:
+    def _make_client(self, version: MQTTProtocolVersion) -> "_Client":
         login = self._login
-        client = paho.Client(CallbackAPIVersion.VERSION2, login.client_id, protocol=version, reconnect_on_failure=False)
+        client = _Client(CallbackAPIVersion.VERSION2, login.client_id, protocol=version, reconnect_on_failure=False)
         client.connect_timeout = HANDSHAKE_LIMIT_S
         client.max_inflight_messages = 0  # the outbox keeps the window: paho forgets it when it resends
         if login.username is not None:
@@ -257,6 +261,23 @@ class Link:
         except UnicodeDecodeError:
             topic = ""  # no route leads there, so it is counted and dropped
         self._deliver(topic, bytes(message.payload))
+
+
+class _Client(paho.Client):
+    """Reads ahead: paho asks the socket for a packet's first byte, each byte of its length, and its body in turn."""
+
+    _ahead = b""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes are here that paho has not asked for yet."""
+        return bool(self._ahead)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Give what was read ahead; a later paho that no longer calls this only reads as slowly as it always did."""
+        ahead = self._ahead or super()._sock_recv(max(bufsize, _READ_BYTES))
+        self._ahead = ahead[bufsize:]
+        return ahead[:bufsize]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -61,6 +61,20 @@ def test_messages_of_one_sender_keep_their_order(medium: Any, qos: int) -> None:
     assert received == list(range(300))
 
 
+def test_large_and_small_messages_in_one_stream_arrive_whole(medium: Any) -> None:
+    payloads = [bytes([place]) * size for place, size in enumerate([1, 70_000, 0, 127, 128, 65_536, 3] * 4)]
+    inbox = Inbox(64)
+
+    with medium.transport("sender") as sender, medium.transport("receiver") as receiver:
+        receiver.subscribe("a/b", inbox)
+        assert sender.wait_connected(LIMIT_S)
+        assert receiver.wait_connected(LIMIT_S)
+        for payload in payloads:
+            sender.publish("a/b", payload)
+
+        assert [payload_of(inbox) for _ in payloads] == payloads
+
+
 def test_a_subscription_ends_and_brings_what_is_retained_when_it_begins_again(medium: Any) -> None:
     inbox, others = Inbox(8), Inbox(8)
     receiver, sender = medium.transport("receiver"), medium.transport("sender")

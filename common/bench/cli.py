@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from common.bench.field import RIVALS, Ground
-from common.bench.machine_profile import as_toml, measure_machine, tier_profile
+from common.bench.machine_profile import MachineProfile, as_toml, measure_machine, tier_profile
 from common.bench.measure import progress_line
 from common.bench.report import Context, as_markdown, print_document
 from common.bench.suite import FULL, QUICK, Suite
@@ -82,34 +82,48 @@ def profile(
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="The usual length.")] = 24,
     broker: Annotated[str, typer.Option(help="embedded, mosquitto, or HOST:PORT.")] = "embedded",
-    out: Annotated[Path | None, typer.Option(help="Write a profile for 'dimee plan' here (TOML).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a profile for tiers and 'dimee plan' here (TOML).")] = None,
     tier: Annotated[Tier | None, typer.Option(help="Change only this tier of an existing --out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure this machine for the planner. Example: dimee bench profile --out tiers.toml."""
-    opened = [open_bundle(location) for location in bundles or [SHIPPED]]
+    """Measure this machine for its tiers and the planner. Example: dimee bench profile --out tiers.toml."""
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: its directory does not exist")
     known = read_profile(out) if out is not None and tier is not None and out.exists() else None
-    found = measure_machine(opened, broker=broker, usual_tokens=tokens, progress=progress_line(is_shown=not as_json))
+    locations = [
+        location if location == SHIPPED else str(Path(location).absolute()) for location in bundles or [SHIPPED]
+    ]
+    found = measure_machine(locations, broker=broker, usual_tokens=tokens, progress=progress_line(is_shown=not as_json))
     if out is not None:
         out.write_text(as_toml(tier_profile(found, tier, known)), encoding="utf-8")
     if as_json:
         print_json(found)
-        return
-    columns = ("segment", "precision", "threads", "tokens", "ms per layer", "p90")
+    else:
+        _print_profile(found)
+
+
+def _print_profile(found: MachineProfile) -> None:
+    columns = ("layers", "precision", "threads", "tokens", "ms per layer", "p90")
     rows = [
-        (each.segment, each.precision, each.threads, each.tokens, f"{each.layer_ms:.3f}", f"{each.layer_ms_p90:.3f}")
+        (
+            f"{each.span.start}-{each.span.end}",
+            each.precision,
+            each.threads,
+            each.tokens,
+            f"{each.layer_ms:.3f}",
+            f"{each.layer_ms_p90:.3f}",
+        )
         for each in found.segments
     ]
     print_table("layers", columns, rows)
     codecs = [(each.codec, each.tokens, each.num_bytes, f"{each.round_trip_ms:.3f}") for each in found.codecs]
     print_table("codecs, there and back", ("codec", "tokens", "bytes", "ms"), codecs)
-    best = found.fastest
-    typer.echo(f"broker, there and back: {found.broker_round_trip_ms:.2f} ms ({broker})")
-    typer.echo(
-        f"fastest at {tokens} tokens: {best.precision} with {best.threads} threads, {best.layer_ms:.3f} ms a layer"
-    )
+    typer.echo(f"broker, there and back: {found.link.latency_ms:.2f} ms, {found.link.mbit_s:,.0f} Mbit/s")
+    for tier, best in found.tiers.items():
+        typer.echo(
+            f"{tier}: {best.precision} with threads = {best.settings.threads}, {best.layer_ms:.3f} ms a layer "
+            f"at {found.usual_tokens} tokens; codec = {best.settings.codec}"
+        )
 
 
 def _named(rivals: str) -> tuple[str, ...]:

@@ -4,37 +4,43 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from common.commands.fleet import open_broker
+from common.config.document import toml_value
+from common.config.measured import Measured
 from common.config.settings import Mqtt
 from common.errors import TransportError
 from common.evaluation.machine import Machine, num_cores, this_machine
+from common.evaluation.planning import NEAR_LOSSLESS
 from common.evaluation.profile import LinkProfile, Profile, TierProfile
-from common.model.bundle import Bundle
+from common.model.bundle import Bundle, open_bundle
 from common.model.segments import open_layers
 from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
-from common.types import Tier
+from common.types import TIERS, Depths, Span, Tier
 from common.wire.activations import CODEC_NAMES, codec
 
 LENGTHS = (8, 16, 32, 64, 128)
 _RUNS = 40
-_PINGS = 200
+_PINGS = 100
 _CONNECT_LIMIT_S = 10.0
 _PING_LIMIT_S = 5.0
 _TOPIC = "dimee/v1/bench/ping"
+_SMALL_BYTES, _LARGE_BYTES = 4, 262_144  # of the messages that tell latency and rate of a link
 
 
 class SegmentTime(msgspec.Struct, frozen=True, kw_only=True):
     """One segment under one setting."""
 
-    segment: str
+    bundle: str  # as in model.bundle
+    span: Span
     precision: str
     threads: int
     tokens: int
@@ -51,66 +57,88 @@ class CodecTime(msgspec.Struct, frozen=True, kw_only=True):
     round_trip_ms: float
 
 
+class TierChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The quickest way to run one tier here."""
+
+    settings: Measured
+    precision: str
+    layer_ms: float  # mean over the tier's own layers, at the usual length
+
+
 class MachineProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured, and the best setting for each precision."""
+    """All that was measured, and what is the best of it for each tier."""
 
     machine: Machine
     segments: list[SegmentTime]
     codecs: list[CodecTime]
-    broker_round_trip_ms: float  # an empty message and its answer, over loopback
+    link: LinkProfile  # to the broker and back
     usual_tokens: int
-    best: dict[str, SegmentTime]  # by precision: the fastest number of threads at the usual length
-
-    @property
-    def fastest(self) -> SegmentTime:
-        """Give the fastest of all settings at the usual length."""
-        return min(self.best.values(), key=lambda each: each.layer_ms)
+    tiers: dict[Tier, TierChoice]
 
 
 def measure_machine(
-    bundles: Sequence[Bundle], *, broker: str, usual_tokens: int, progress: Callable[[str], None]
+    locations: Sequence[str], *, broker: str, usual_tokens: int, progress: Callable[[str], None]
 ) -> MachineProfile:
-    """Measure every segment of some bundles, the codecs and a broker."""
-    lengths = sorted({*LENGTHS, usual_tokens})
+    """Measure every segment of the bundles at some locations, the codecs and a broker."""
+    bundles = {location: open_bundle(location) for location in locations}
     times: list[SegmentTime] = []
-    for bundle in bundles:
-        usable = [length for length in lengths if length <= bundle.manifest.max_tokens]
+    for location, bundle in bundles.items():
+        lengths = [length for length in sorted({*LENGTHS, usual_tokens}) if length <= bundle.manifest.max_tokens]
         for threads in range(1, num_cores() + 1):
             progress(f"{bundle.manifest.precision}, {threads} threads")
-            times += _segments(bundle, threads, usable)
+            times += _segments(bundle, location, threads, lengths)
     progress("broker")
-    width = bundles[0].manifest.hidden_size
+    link = _link(broker)
+    manifest = bundles[locations[0]].manifest
+    codecs = [_codec(name, tokens, manifest.hidden_size) for name in CODEC_NAMES for tokens in (usual_tokens, 128)]
+    quickest = quickest_codec(codecs, link, usual_tokens)
+    usual = [each for each in times if each.tokens == usual_tokens]
     return MachineProfile(
         machine=this_machine(),
         segments=times,
-        codecs=[_codec(name, tokens, width) for name in CODEC_NAMES for tokens in (usual_tokens, 128)],
-        broker_round_trip_ms=_broker(broker),
+        codecs=codecs,
+        link=link,
         usual_tokens=usual_tokens,
-        best={bundle.manifest.precision: _best(times, bundle.manifest.precision, usual_tokens) for bundle in bundles},
+        tiers={tier: _choice(usual, manifest.depths, tier, quickest) for tier in TIERS},
     )
 
 
 def tier_profile(found: MachineProfile, tier: Tier | None, known: Profile | None) -> Profile:
     """Write what was found into one tier of a known profile, or into all tiers and links of a new one."""
-    here = TierProfile(layer_ms=round(found.fastest.layer_ms, 4))
+    here = {
+        each: TierProfile(layer_ms=round(choice.layer_ms, 4), settings=choice.settings)
+        for each, choice in found.tiers.items()
+    }
     if known is not None and tier is not None:
-        return msgspec.structs.replace(known, **{tier.value: here})
-    link = LinkProfile(latency_ms=round(found.broker_round_trip_ms, 3))
+        return msgspec.structs.replace(known, **{tier.value: here[tier]})
     return Profile(
-        name="measured", device=here, edge=here, cloud=here, device_edge=link, edge_cloud=link, device_cloud=link
+        name="measured",
+        device=here[Tier.DEVICE],
+        edge=here[Tier.EDGE],
+        cloud=here[Tier.CLOUD],
+        device_edge=found.link,
+        edge_cloud=found.link,
+        device_cloud=found.link,
     )
 
 
 def as_toml(profile: Profile) -> str:
-    """Write a profile as ``dimee plan`` reads it."""
-    tables = msgspec.to_builtins(profile)
-    lines = [f"name = {msgspec.json.encode(tables.pop('name')).decode()}"]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {value}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
+    """Write a profile as ``dimee plan`` and the tiers read it."""
+    return "".join(_table("", msgspec.to_builtins(profile)))
 
 
-def _segments(bundle: Bundle, threads: int, lengths: Sequence[int]) -> list[SegmentTime]:
+def _table(name: str, table: Mapping[str, Any]) -> Iterator[str]:
+    """Write a table's own values, then the tables in it; what is None is left out."""
+    values = {key: value for key, value in table.items() if value is not None and not isinstance(value, dict)}
+    if name:
+        yield f"\n[{name}]\n"
+    yield from (f"{key} = {toml_value(value)}\n" for key, value in values.items())
+    for key, inner in table.items():
+        if isinstance(inner, dict):
+            yield from _table(f"{name}.{key}" if name else key, inner)
+
+
+def _segments(bundle: Bundle, location: str, threads: int, lengths: Sequence[int]) -> list[SegmentTime]:
     found = []
     for segment in open_layers(bundle, bundle.manifest.num_layers, threads):
         for tokens in lengths:
@@ -120,7 +148,8 @@ def _segments(bundle: Bundle, threads: int, lengths: Sequence[int]) -> list[Segm
             layers = segment.span.num_layers
             found.append(
                 SegmentTime(
-                    segment=f"{segment.span.start}-{segment.span.end}",
+                    bundle=location,
+                    span=segment.span,
                     precision=bundle.manifest.precision,
                     threads=threads,
                     tokens=tokens,
@@ -131,23 +160,23 @@ def _segments(bundle: Bundle, threads: int, lengths: Sequence[int]) -> list[Segm
     return found
 
 
-def _best(times: Sequence[SegmentTime], precision: str, tokens: int) -> SegmentTime:
-    by_threads: dict[int, list[SegmentTime]] = defaultdict(list)
+def _choice(times: Sequence[SegmentTime], depths: Depths, tier: Tier, codec_name: str) -> TierChoice:
+    """Take the bundle and the threads with which a tier's own layers take the least time."""
+    start = max((depths.of(nearer) for nearer in TIERS[: TIERS.index(tier)]), default=0)
+    ways: dict[tuple[str, str, int], list[SegmentTime]] = defaultdict(list)
     for each in times:
-        if each.precision == precision and each.tokens == tokens:
-            by_threads[each.threads].append(each)
-    totals = [
-        SegmentTime(
-            segment="all",
-            precision=precision,
-            threads=threads,
-            tokens=tokens,
-            layer_ms=statistics.mean(each.layer_ms for each in found),
-            layer_ms_p90=statistics.mean(each.layer_ms_p90 for each in found),
-        )
-        for threads, found in by_threads.items()
-    ]
-    return min(totals, key=lambda each: each.layer_ms)
+        if start < each.span.end <= depths.of(tier):
+            ways[each.bundle, each.precision, each.threads].append(each)
+    totals = {way: statistics.fmean(each.layer_ms for each in found) for way, found in ways.items()}
+    (bundle, precision, threads), layer_ms = min(totals.items(), key=lambda item: item[1])
+    settings = Measured(bundle=bundle, threads=threads, codec=codec_name)
+    return TierChoice(settings=settings, precision=precision, layer_ms=layer_ms)
+
+
+def quickest_codec(codecs: Sequence[CodecTime], link: LinkProfile, tokens: int) -> str:
+    """Take the codec whose work and bytes take the least time on the link, of those that hardly change answers."""
+    usual = [each for each in codecs if each.tokens == tokens and each.codec in NEAR_LOSSLESS]
+    return min(usual, key=lambda each: each.round_trip_ms + each.num_bytes * link.ms_per_byte).codec
 
 
 def _codec(name: str, tokens: int, width: int) -> CodecTime:
@@ -158,15 +187,15 @@ def _codec(name: str, tokens: int, width: int) -> CodecTime:
     return CodecTime(codec=name, tokens=tokens, num_bytes=num_bytes, round_trip_ms=statistics.median(took))
 
 
-def _broker(kind: str) -> float:
-    """Median milliseconds from one client over the broker to another, and back.
+def _link(broker: str) -> LinkProfile:
+    """Measure the way from one client over the broker to another, and back, with a small and a large message.
 
     Raises:
         TransportError: A message did not come within the limit.
     """
     with (
         tempfile.TemporaryDirectory(prefix="dimee-profile-") as directory,
-        open_broker(kind, Path(directory)) as address,
+        open_broker(broker, Path(directory)) as address,
     ):
         settings = Mqtt(host=address.host, port=address.port, is_insecure_allowed=True)
         inbox = Inbox(8)
@@ -174,14 +203,21 @@ def _broker(kind: str) -> float:
             transport.subscribe(_TOPIC, inbox)
             if not transport.wait_connected(_CONNECT_LIMIT_S):
                 raise TransportError(f"no connection to {address.host}:{address.port}")
-            took = []
-            for _ in range(_PINGS):
-                started = time.perf_counter()
-                transport.publish(_TOPIC, b"ping", qos=0)
-                if inbox.get(_PING_LIMIT_S) is None:
-                    raise TransportError(f"no message came back within {_PING_LIMIT_S:.0f} s")
-                took.append((time.perf_counter() - started) * 1000)
-    return 2 * statistics.median(took)  # a message and its answer
+            small_ms, large_ms = (_ping(transport, inbox, size) for size in (_SMALL_BYTES, _LARGE_BYTES))
+    ms_per_byte = max(large_ms - small_ms, 1e-3) / (_LARGE_BYTES - _SMALL_BYTES)
+    return LinkProfile(latency_ms=round(2 * small_ms, 3), mbit_s=round(8e-3 / ms_per_byte, 1))
+
+
+def _ping(transport: MqttTransport, inbox: Inbox, num_bytes: int) -> float:
+    """Median milliseconds of a message over the broker to oneself."""
+    payload, took = bytes(num_bytes), []
+    for _ in range(_PINGS):
+        started = time.perf_counter()
+        transport.publish(_TOPIC, payload, qos=0)
+        if inbox.get(_PING_LIMIT_S) is None:
+            raise TransportError(f"no message came back within {_PING_LIMIT_S:.0f} s")
+        took.append((time.perf_counter() - started) * 1000)
+    return statistics.median(took)
 
 
 def _timed(step: Callable[[], object]) -> list[float]:

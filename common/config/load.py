@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_origin
 import msgspec
 
 from common.config.header import SETTINGS, Header, read_header
+from common.config.measured import Tables, measured_settings
 from common.config.migration import Migrated, migrate
 from common.config.settings import Section
 from common.errors import ConfigError
@@ -19,11 +20,10 @@ from common.errors import ConfigError
 _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "DIMEE_"
 SettingsT = TypeVar("SettingsT", bound=Section)
-Tables = dict[str, dict[str, Any]]
 
 
 def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str] = os.environ) -> SettingsT:
-    """Read one process's settings: defaults, then the file, then ``DIMEE_SECTION__KEY``.
+    """Read one process's settings: defaults, this machine's profile, the file, then ``DIMEE_SECTION__KEY``.
 
     Raises:
         ConfigError: The file is missing or no TOML, a key is unknown, or a value is of the wrong kind or range.
@@ -32,29 +32,33 @@ def load(kind: type[SettingsT], path: Path | None, environment: Mapping[str, str
     if path and (changes := migrated(path).changes):
         _LOGGER.warning("%s: %s; 'dimee config migrate %s' rewrites it", path, "; ".join(changes), path)
     _check_keys(kind, tables, str(path))
-    overrides = _overrides(kind, environment)
-    for section in _known_keys(kind):
-        tables.setdefault(section, {}).update(overrides.get(section, {}))
+    given = _over(kind, tables, _overrides(kind, environment))
     try:
-        return msgspec.convert(tables, kind, strict=False)
+        return msgspec.convert(_over(kind, measured_settings(kind, given), given), kind, strict=False)
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{path or 'no --config'}: {_readable(exc)}") from exc
 
 
 def origins(kind: type[Section], path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Tell for every ``section.key`` where its value comes from: default, file or environment."""
+    """Tell for every ``section.key`` where its value comes from: default, profile, file or environment."""
     tables, overrides = (_tables(kind, path) if path else {}), _overrides(kind, environment)
+    measured = measured_settings(kind, _over(kind, tables, overrides))
     return {
-        f"{section}.{key}": _origin(section, key, tables, overrides)
+        f"{section}.{key}": _origin(section, key, {"file": tables, "profile": measured}, overrides)
         for section, keys in _known_keys(kind).items()
         for key in keys
     }
 
 
-def _origin(section: str, key: str, tables: Tables, overrides: Tables) -> str:
+def _origin(section: str, key: str, sources: Mapping[str, Tables], overrides: Tables) -> str:
     if key in overrides.get(section, {}):
         return f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
-    return "file" if key in tables.get(section, {}) else "default"
+    return next((name for name, tables in sources.items() if key in tables.get(section, {})), "default")
+
+
+def _over(kind: type[Section], below: Tables, above: Tables) -> Tables:
+    """Lay one source of values over another; every section is there."""
+    return {section: {**below.get(section, {}), **above.get(section, {})} for section in _known_keys(kind)}
 
 
 def read_file(path: Path) -> tuple[Header, Tables]:

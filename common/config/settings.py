@@ -45,6 +45,7 @@ class Model(Section, frozen=True, kw_only=True):
 
     bundle: str = "shipped"  # a directory, or "shipped"
     threads: AtLeastOne = 1  # onnxruntime threads per segment
+    profile_file: str | None = None  # by 'dimee bench profile'; bundle, threads and codec are its, where not set here
     trusted_key_file: str | None = None  # PEM of the only key whose bundles are loaded; unsigned ones pass without it
     release_file: str | None = None  # remembers the newest release that ran here; needed with trusted_key_file
     is_rollback_allowed: bool = False  # load a release older than that

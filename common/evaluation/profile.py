@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from common.config.measured import Measured
 from common.errors import ConfigError
 from common.evaluation.simulation import Numbers, Routes, exit_tiers, route_bytes
 from common.evaluation.trace import Trace
@@ -18,6 +19,7 @@ class TierProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     layer_ms: NonNegative  # compute of one layer, at the usual length
     layer_price: NonNegative = 0.0  # money or energy of one layer, in any unit
+    settings: Measured | None = None  # that this time was measured with; tiers read them by model.profile_file
 
 
 class LinkProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

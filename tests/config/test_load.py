@@ -72,3 +72,24 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_variable_is_named() -> None:
     with pytest.raises(ConfigError, match=r"DIMEE_LOG__ULR: unknown key log.ulr; did you mean 'url'"):
         load(EdgeSettings, None, {"DIMEE_NODE__ID": "edge-1", "DIMEE_LOG__ULR": "x"})
+
+
+def test_a_profile_that_is_none_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    given = {"DIMEE_NODE__ID": "pi-1", "DIMEE_MODEL__PROFILE_FILE": str(tmp_path / "tiers.toml")}
+
+    with pytest.raises(ConfigError, match=r"FileNotFoundError.*'dimee bench profile --out'"):
+        load(DeviceSettings, None, given)
+
+    (tmp_path / "tiers.toml").write_text('[device.settings]\nbundle = "a"\nthreads = 0\ncodec = "int8"\n')
+    with pytest.raises(ConfigError, match=r"threads"):
+        load(DeviceSettings, None, given)
+
+
+def test_origins_name_what_the_profile_measured(tmp_path: Path) -> None:
+    profile = tmp_path / "tiers.toml"
+    profile.write_text('[device.settings]\nbundle = "a"\nthreads = 2\ncodec = "int8"\n')
+    path = write(tmp_path, f'[node]\nid = "pi-1"\n[model]\nprofile_file = "{profile}"\nthreads = 1\n')
+
+    found = origins(DeviceSettings, path, {})
+
+    assert (found["model.bundle"], found["device.codec"], found["model.threads"]) == ("profile", "profile", "file")

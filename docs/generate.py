@@ -301,7 +301,13 @@ _PATTERNS = {
     r"^[^+#/\x00]{1,64}$": "1 to 64 characters without `+ # /` or NUL",
     r"^[0-9a-f]{16}$": "16 hexadecimal digits",
 }
-_BYTES = {"float32": "4·S·H", "float16": "2·S·H", "int8": "S·H + 2·S", "int4": "S·(17·H / 32 + 4) + H / 8"}
+_BYTES = {
+    "float32": "4·S·H",
+    "float16": "2·S·H",
+    "int8": "S·H + 2·S",
+    "int4": "S·(17·H / 32 + 4) + H / 8",
+    "graded": "H + S·(bits of all dimensions) / 8",
+}
 _FAILURES = {
     "model_mismatch": "the tier serves another model revision than the device",
     "bad_message": "tensors, shape, split point, codec or the width of a thin link do not fit the model",

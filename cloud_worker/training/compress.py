@@ -41,8 +41,8 @@ def compress(  # noqa: PLR0913 - options of a command
     out: Annotated[Path, typer.Option(help="Bundle directory to write.")],
     *,
     recipe: Annotated[str, typer.Option(help="prune, deprune, or fixed (the tightest budget alone).")] = "prune",
-    budgets: Annotated[str, typer.Option(help="Dimensions per token, ascending.")] = "8,16,32,64,128",
-    steps: Annotated[int, typer.Option(min=1, help="Steps per link, of 32 texts.")] = 400,
+    budgets: Annotated[str, typer.Option(help="Dimensions per token, ascending.")] = "8,16,32,64,96,128,160,192,256",
+    steps: Annotated[int, typer.Option(min=0, help="Steps per link, of 32 texts; 0 leaves it as it starts.")] = 400,
     max_texts: Annotated[int, typer.Option(min=64, help="Training texts that a link learns from.")] = 10_000,
     text_column: Annotated[str | None, typer.Option(help="Column of the text, by name or number from 0.")] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text of a pair.")] = None,
@@ -107,7 +107,11 @@ class Compressor:
             name = f"thin-link-{point:02d}.npz"
             files[name] = _archive(arrays)
             _LOGGER.info("split %d: calibrating %d budgets on %d texts", point, len(budgets), len(labels))
-            blank = _entry(point, name, tuple(Rung(budget=each, temperatures={}, accuracy=0.0) for each in budgets))
+            blank = _entry(
+                point,
+                name,
+                tuple(Rung(budget=each, temperatures={}, accuracy=0.0, token_bytes=1.0) for each in budgets),
+            )
             behind = Behind(self._bundle, point, ThinLink(blank, arrays))
             exits = [exit_.layer for exit_ in self._bundle.manifest.exits if exit_.layer > point]
             rungs = tuple(_rung(behind, stood.states, np.array(labels), exits, budget=each) for each in budgets)
@@ -148,11 +152,14 @@ class Compressor:
 
 
 def _rung(behind: Behind, states: tuple[Any, ...], labels: np.ndarray, exits: list[int], *, budget: int) -> Rung:
-    """Calibrate the exits behind a budget, sent as int8."""
-    logits = behind.logits(states, Thinness(codec="int8", budget=budget))  # [exits, N, C]
+    """Calibrate the exits behind a budget, sent as graded."""
+    thinness = Thinness(codec="graded", budget=budget)
+    logits = behind.logits(states, thinness)  # [exits, N, C]
     temperatures = {layer: fit_temperature(said, labels) for layer, said in zip(exits, logits, strict=True)}
     accuracy = round(float((logits[-1].argmax(axis=1) == labels).mean()), 5)
-    return Rung(budget=budget, temperatures=temperatures, accuracy=accuracy)
+    rows = behind.tensor_bytes(states, thinness) - budget  # without the peaks
+    token_bytes = round(rows * len(states) / sum(map(len, states)), 2)
+    return Rung(budget=budget, temperatures=temperatures, accuracy=accuracy, token_bytes=token_bytes)
 
 
 def _entry(point: int, name: str, rungs: tuple[Rung, ...]) -> LinkEntry:

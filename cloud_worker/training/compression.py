@@ -13,13 +13,15 @@ from cloud_worker.training.lessons import Lesson, attended, behind
 from cloud_worker.training.loop import autocast
 from cloud_worker.training.network import MultiExitNetwork
 from cloud_worker.training.progress import Progress
-from cloud_worker.training.thin_link import Bowl, BudgetedLink, principal_axes
+from cloud_worker.training.sensitivity import sensitive_axes
+from cloud_worker.training.thin_link import Bowl, BudgetedLink
 from common.errors import ConfigError
 
 _LOGGER = logging.getLogger(__name__)
 _WARMUP_STEPS = 20
-_BITS = (8, 8, 4)  # drawn from, at each step
+_CODECS = ("graded", "graded", "int8", "int4")  # drawn from, at each step
 _SHARES = (1.0, 0.5)  # of the tokens, likewise
+_LOGITS_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class Course:
     """How a link learns."""
 
     phases: tuple[Phase, ...]
-    from_axes: bool  # start from the principal axes of the hidden states, or from random directions
+    from_axes: bool  # start from the axes that matter most to the layers behind, or from random directions
     steps: int = 400
     learning_rate: float = 3e-4
     bowl: Bowl = field(default_factory=Bowl)
@@ -83,15 +85,17 @@ def course(recipe: str, budgets: Sequence[int], *, steps: int, seed: int) -> Cou
             raise ConfigError(f"--recipe {recipe}: must be prune, deprune or fixed")
 
 
-def start_link(given: Sequence[Lesson], most: int, plan: Course) -> BudgetedLink:
+def start_link(
+    network: MultiExitNetwork, given: Sequence[Lesson], split_point: int, most: int, *, plan: Course
+) -> BudgetedLink:
     """Make the link that a course begins with, of ``most`` dimensions."""
-    states = torch.cat([lesson.hidden_states.float()[lesson.attention_mask.bool()] for lesson in given])  # [N, H]
+    random = torch.Generator().manual_seed(plan.seed)
     if plan.from_axes:
-        basis = principal_axes(states, most)
-    else:
-        random = torch.Generator().manual_seed(plan.seed)
-        basis, _ = torch.linalg.qr(torch.randn(states.shape[1], most, generator=random))
-    return BudgetedLink(states.mean(dim=0), basis)
+        axes = sensitive_axes(network, given, split_point, most, random)
+        return BudgetedLink(axes.mean, axes.encoder, axes.decoder)
+    states = torch.cat([lesson.hidden_states.float()[lesson.attention_mask.bool()] for lesson in given])  # [N, H]
+    basis, _ = torch.linalg.qr(torch.randn(states.shape[1], most, generator=random))
+    return BudgetedLink(states.mean(dim=0), basis, basis.T)
 
 
 def train_link(
@@ -108,7 +112,7 @@ def train_link(
         progress: Told of every step.
     """
     network.eval().requires_grad_(requires_grad=False)
-    link = start_link(given, most, plan)
+    link = start_link(network, given, split_point, most, plan=plan)
     optimizer = torch.optim.AdamW(link.parameters(), lr=plan.learning_rate, weight_decay=0.0)
     draw = np.random.default_rng(plan.seed)
     random = torch.Generator().manual_seed(plan.seed)
@@ -135,13 +139,13 @@ class _Drawn:
     """How thin one step's hidden states are."""
 
     budget: int
-    bits: int
+    codec: str
     share: float
 
 
 def _draw(phase: Phase, draw: np.random.Generator) -> _Drawn:
     return _Drawn(
-        budget=int(draw.choice(phase.budgets)), bits=int(draw.choice(_BITS)), share=float(draw.choice(_SHARES))
+        budget=int(draw.choice(phase.budgets)), codec=str(draw.choice(_CODECS)), share=float(draw.choice(_SHARES))
     )
 
 
@@ -155,10 +159,11 @@ def _endless(given: Sequence[Lesson], draw: np.random.Generator, steps: int) -> 
 def _unlikeness(
     network: MultiExitNetwork, link: BudgetedLink, lesson: Lesson, split_point: int, *, drawn: _Drawn
 ) -> Tensor:
-    """Mean squared difference of the hidden states after every layer behind the link from those without it.
+    """Mean squared difference of what comes behind the link from what comes without it.
 
-    Labels and the exits' probabilities have no part in it: the network is so sure of the texts that it was trained on
-    that they say little, and a link taught by them was a point worse on others.
+    Of the hidden states after every layer, and a little of the last exit's logits. Labels and probabilities have no
+    part in it: the network is so sure of the texts that it was trained on that they say little, and a link taught by
+    them was a point worse on others.
     """
     hidden, mask, taught = lesson.hidden_states.float(), lesson.attention_mask, lesson.taught
     if drawn.share < 1:
@@ -166,7 +171,10 @@ def _unlikeness(
         wide = places[:, :, None].expand(-1, -1, hidden.shape[2])
         hidden, taught = hidden.gather(1, wide), tuple(each.gather(1, wide) for each in taught)  # [B, K, H]
     with autocast(enabled=True):
-        found = behind(network, link(hidden, drawn.budget, drawn.bits), mask, split_point)
+        found = behind(network, link(hidden, mask, drawn.budget, drawn.codec), mask, split_point)
     tokens = mask[:, :, None].float()
     squares = [((one.float() - other.float()) ** 2 * tokens).sum() for one, other in zip(found, taught, strict=True)]
-    return torch.stack(squares).mean() / (tokens.sum() * hidden.shape[2])
+    of_states = torch.stack(squares).mean() / (tokens.sum() * hidden.shape[2])
+    said, meant = (network.heads[-1](states.float(), mask)[0] for states in (found[-1], taught[-1]))  # [B, C]
+    off: Tensor = (said - meant) - (said - meant).mean(dim=1, keepdim=True)  # a shift of all logits changes no answer
+    return of_states + _LOGITS_SHARE * off.square().mean()

@@ -44,7 +44,7 @@ def train_split(  # noqa: PLR0913 - options of a command
     *,
     split: Annotated[int, typer.Option(min=1, help="Layers of the device part.")] = 2,
     budget: Annotated[int, typer.Option(min=0, help="Dimensions per token both ways; 0 is all of them.")] = 0,
-    codec: Annotated[str, typer.Option(help="float32, float16, int8 or int4, both ways.")] = "int8",
+    codec: Annotated[str, typer.Option(help="float32, float16, int8, int4 or graded, both ways.")] = "int8",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     keep: Annotated[int, typer.Option("--keep-back", min=1, help="Texts kept back for the accuracy.")] = 500,

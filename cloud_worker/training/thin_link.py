@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common.wire.activations import CODES_PER_OCTAVE, DIMENSIONS_PER_LEVEL, MOST_BITS
+
 _OPEN = 15.0  # a gate that will stay
 _STAYS_OPEN = 0.9  # a score from which a reset leaves a gate open
 _OUTLIER_SHARE = 16  # as the codec int4 of common/wire/activations.py
@@ -34,14 +36,14 @@ class BudgetedLink(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, mean: Tensor, basis: Tensor) -> None:
-        """Start from the mean [H] of the hidden states and K directions [H, K]."""
+    def __init__(self, mean: Tensor, encoder: Tensor, decoder: Tensor) -> None:
+        """Start as the linear link of mean [H], encoder [H, K] and decoder [K, H], whatever the gates."""
         super().__init__()
         self.register_buffer("mean", mean.clone())
-        self.encoder = nn.Parameter(basis.clone())
-        self.decoder = nn.Parameter(basis.T.clone())
+        self.worth = nn.Parameter(torch.linspace(4.0, 3.0, encoder.shape[1]))  # w of each dimension
+        self.encoder = nn.Parameter(encoder.clone())
+        self.decoder = nn.Parameter(decoder / self.gates.detach()[:, None])
         self.bias = nn.Parameter(mean.clone())
-        self.worth = nn.Parameter(torch.linspace(4.0, 3.0, basis.shape[1]))  # w of each dimension
 
     @property
     def gates(self) -> Tensor:
@@ -52,11 +54,11 @@ class BudgetedLink(nn.Module):
         """Dimensions [K] from the most to the least worth; equals keep their places."""
         return self.gates.detach().argsort(descending=True, stable=True)
 
-    def forward(self, hidden_states: Tensor, budget: int, bits: int = 32) -> Tensor:
-        """Send [B, S, H] through ``budget`` dimensions of so many bits each, and decode it."""
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, budget: int, codec: str = "float32") -> Tensor:
+        """Send [B, S, H] through ``budget`` dimensions by a codec, and decode it."""
         kept = self.order()[:budget]
         thin = (hidden_states - self.mean) @ (self.encoder[:, kept] * self.gates[kept])  # [B, S, budget]
-        return rounded(thin, bits) @ self.decoder[kept] + self.bias
+        return rounded(thin * attention_mask[:, :, None], codec) @ self.decoder[kept] + self.bias
 
     def reset(self, spread: float, random: torch.Generator) -> None:
         """Let dimensions compete anew: what is open stays open, the others draw a score from U(0, spread)."""
@@ -75,23 +77,18 @@ class BudgetedLink(nn.Module):
         }
 
 
-def principal_axes(states: Tensor, count: int) -> Tensor:
-    """Give the first ``count`` principal directions [H, count] of states [N, H]: the linear link of least error."""
-    centred = (states - states.mean(dim=0)).double()
-    axes: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors  # [H, H], by variance ascending
-    return axes.flip(1)[:, :count].to(states.dtype).contiguous()
-
-
-def rounded(thin: Tensor, bits: int) -> Tensor:
-    """Round [..., B] as the wire's codecs do; gradients pass straight through (Bengio et al. 2013)."""
-    match bits:
-        case 8:
+def rounded(thin: Tensor, codec: str) -> Tensor:
+    """Round [B, S, W] as the wire's codecs do; padding is zero; gradients pass straight through (Bengio 2013)."""
+    match codec:
+        case "int8":
             return _rounded(thin, 127)
-        case 4:
+        case "int4":
             outliers = max(1, thin.shape[-1] // _OUTLIER_SHARE)
             order = thin.detach().abs().flatten(0, -2).amax(dim=0).argsort(descending=True)
             coarse, fine = _rounded(thin[..., order[outliers:]], 7), _rounded(thin[..., order[:outliers]], 127)
             return torch.cat([fine, coarse], dim=-1)[..., order.argsort()]
+        case "graded":
+            return _graded(thin)
         case _:
             return thin
 
@@ -101,3 +98,15 @@ def _rounded(thin: Tensor, steps: int) -> Tensor:
         return thin
     scale = (thin.detach().abs().amax(dim=-1, keepdim=True) / steps).clamp_min(6.2e-5)
     return thin + ((thin / scale).round() * scale - thin).detach()
+
+
+def _graded(thin: Tensor) -> Tensor:
+    peaks = thin.detach().abs().amax(dim=-2, keepdim=True)  # [B, 1, W]
+    codes = (peaks.clamp_min(1e-9).log2() * CODES_PER_OCTAVE).ceil()
+    place = thin.shape[-1] // (2 * DIMENSIONS_PER_LEVEL) + 1  # from 1 in torch
+    level = codes.kthvalue(place, dim=-1, keepdim=True).values  # [B, 1, 1]
+    bits = ((codes - level) / CODES_PER_OCTAVE).floor().add(1).clamp(1, MOST_BITS)
+    half = (bits - 1).exp2()
+    step = (codes / CODES_PER_OCTAVE).exp2() / half
+    middle = (torch.maximum(torch.minimum((thin.detach() / step).floor(), half - 1), -half) + 0.5) * step
+    return thin + middle - thin.detach()

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.engine.thinness import Thinness, check_thinness
 from common.engine.uplink import Uplink
-from common.model.thin_links import ThinLinks
+from common.model.thin_links import ThinLink, ThinLinks
 from common.wire.activations import codec
 
 MESSAGE_BYTES = 230  # of a request beside its numbers, its device's hop and the transport's own included
@@ -16,6 +16,7 @@ _MAX_LOAD = 0.6  # of the way's capacity
 _WIDER_MARGIN = 0.7  # a wider rung must fit so much better before it is taken
 _PATIENCE = 8  # messages in a row for which it must, at first
 _LONGEST_PATIENCE = 512
+_FEWEST_TOKENS = 0.5  # of the last rung
 
 
 class Adaptive:
@@ -62,8 +63,9 @@ class Adaptive:
     def choose(self, split_point: int, tokens: int, budget_ms: float) -> Thinness:
         """Give the widest rung that fits."""
         with self._lock:
-            ladder = self._allowed() if split_point in self._links else self._plain
-            sizes = [message_bytes(rung, tokens, self._width) for rung in ladder]
+            link = self._links.get(split_point)
+            ladder = self._plain if link is None else self._allowed()
+            sizes = [message_bytes(rung, tokens, self._width, link) for rung in ladder]
             self._place = self._next(min(self._place, len(ladder) - 1), sizes, budget_ms * self._time_share)
             return ladder[self._place]
 
@@ -96,19 +98,25 @@ class Adaptive:
 
 def rungs(widest: Thinness, budgets: Sequence[int]) -> list[Thinness]:
     """Order what a bundle offers from the widest to the thinnest, by bytes; ``budgets`` descend."""
-    ladder = [widest]
-    if widest.codec != "int4":
-        ladder.append(Thinness(codec="int4", budget=widest.budget, tokens=widest.tokens))
-    ladder += [
-        Thinness(codec="int4", budget=budget, tokens=min(widest.tokens, 0.5 if budget < budgets[0] else 0.75))
-        for budget in budgets
-        if not widest.budget or budget < widest.budget
-    ]
-    return ladder
+    within = [budget for budget in budgets if not widest.budget or budget < widest.budget]
+    ladder = [Thinness(codec="graded", budget=budget, tokens=widest.tokens) for budget in within]
+    if widest.budget and widest.codec != "graded":
+        ladder.insert(0, Thinness(codec="graded", budget=widest.budget, tokens=widest.tokens))
+    elif not budgets and widest.codec != "int4":
+        ladder.append(Thinness(codec="int4"))
+    if budgets and widest.tokens > _FEWEST_TOKENS:
+        ladder.append(Thinness(codec="graded", budget=budgets[-1], tokens=_FEWEST_TOKENS))
+    return [widest, *ladder]
+
+
+def message_bytes(thinness: Thinness, tokens: int, width: int, link: ThinLink | None = None) -> int:
+    """Give the size of a message whose hidden states are so thin."""
+    left = max(1, round(tokens * thinness.tokens))
+    if link is not None and thinness.budget and thinness.codec == "graded":
+        return MESSAGE_BYTES + link.graded_bytes(thinness.budget, left)
+    return MESSAGE_BYTES + _packed_bytes(thinness.codec, left, thinness.budget or width)
 
 
 @lru_cache(maxsize=4096)
-def message_bytes(thinness: Thinness, tokens: int, width: int) -> int:
-    """Give the size of a message whose hidden states are so thin."""
-    shape = (max(1, round(tokens * thinness.tokens)), thinness.budget or width)
-    return MESSAGE_BYTES + sum(len(part.data) for part in codec(thinness.codec).encode(np.ones(shape, np.float32)))
+def _packed_bytes(codec_name: str, tokens: int, width: int) -> int:
+    return sum(len(part.data) for part in codec(codec_name).encode(np.ones((tokens, width), np.float32)))

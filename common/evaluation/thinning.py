@@ -1,6 +1,6 @@
 """Rate and distortion: what accuracy is left when everything travels over one split point, thinner and thinner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -21,11 +21,11 @@ from common.routing.evidence import Floats
 from common.types import Hop, Tier
 from common.wire.activations import CODEC_NAMES, codec
 from common.wire.codec import encode
+from common.wire.messages import HiddenStates
 
 _SOME_NODE = "device-1"
 _SOME_ID = "0" * 24
 _SHARES = (1.0, 0.75, 0.5)  # of the tokens
-_THIN_CODECS = ("int8", "int4")
 _LOSSLESS = Thinness(codec="float32")
 
 
@@ -67,24 +67,20 @@ class Behind:
 
     def message_bytes(self, states: Sequence[Floats], thinness: Thinness) -> float:
         """Mean size of the messages."""
+        return float(np.mean([len(encode(message)) for message in self._messages(states, thinness)]))
+
+    def tensor_bytes(self, states: Sequence[Floats], thinness: Thinness) -> float:
+        """Mean size of what the messages carry of the hidden states."""
+        messages = self._messages(states, thinness)
+        return float(np.mean([sum(len(tensor.data) for tensor in message.tensors) for message in messages]))
+
+    def _messages(self, states: Sequence[Floats], thinness: Thinness) -> Iterator[HiddenStates]:
         chooser = Always(thinness, self._links)
         escalation = Escalation(self._bundle.manifest, thinness.codec, links=self._links, chooser=chooser)
         hop = Hop(tier=Tier.DEVICE, node=_SOME_NODE, start=0, end=self._split_point, queue_ms=0.1, compute_ms=1.1)
-        sizes = {
-            len(state): len(
-                encode(
-                    escalation.pack(
-                        _SOME_ID,
-                        _SOME_NODE,
-                        State(hidden_states=state, layers_run=self._split_point),
-                        budget_ms=1999.5,
-                        hops=(hop,),
-                    )
-                )
-            )
-            for state in states
-        }
-        return float(np.mean([sizes[len(state)] for state in states]))
+        for state in states:
+            standing = State(hidden_states=state, layers_run=self._split_point)
+            yield escalation.pack(_SOME_ID, _SOME_NODE, standing, budget_ms=1999.5, hops=(hop,))
 
     def _received(self, hidden_states: Floats, thinness: Thinness) -> Floats:
         through = codec(thinness.codec)
@@ -111,17 +107,14 @@ def bring(bundle: Bundle, texts: Sequence[Text], progress: Progress | None = Non
 
 
 def ways(links: ThinLinks) -> dict[str, Thinness]:
-    """Name every codec alone, and every codec, budget and share of tokens that the links offer."""
-    plain = {name: Thinness(codec=name) for name in CODEC_NAMES}
-    budgets = {budget for link in links.values() for budget in link.budgets}
-    thinned = [
-        Thinness(codec=name, budget=budget, tokens=share)
-        for name in _THIN_CODECS
-        for budget in (0, *sorted(budgets, reverse=True))
-        for share in _SHARES
-        if links and (budget or share < 1)
-    ]
-    return plain | {_name(thinness): thinness for thinness in thinned}
+    """Name every codec alone, and with a link the budgets and shares of tokens that make sense for it."""
+    found = [Thinness(codec=name) for name in CODEC_NAMES]
+    budgets = sorted({budget for link in links.values() for budget in link.budgets}, reverse=True)
+    if links:
+        found += [Thinness(codec="int4", tokens=share) for share in _SHARES[1:]]
+        found += [Thinness(codec="int8", budget=budget) for budget in budgets]
+        found += [Thinness(codec="graded", budget=budget, tokens=share) for budget in budgets for share in _SHARES]
+    return {_name(thinness): thinness for thinness in found}
 
 
 def rate_distortion(

@@ -31,6 +31,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
     budget: Annotated[int, msgspec.Meta(ge=1)]  # dimensions per token
     temperatures: dict[Count, Positive]  # by exit layer
     accuracy: Fraction  # of the last exit when everything travels so
+    token_bytes: Positive  # of a token as ``graded``, the peaks of its dimensions apart
 
 
 class LinkEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,10 @@ class ThinLink:
         self._rung(budget)
         hidden: Hidden = thin @ self._decoder[:budget] + self._bias
         return hidden
+
+    def graded_bytes(self, budget: int, tokens: int) -> int:
+        """Tell what so many tokens take as ``graded``, about."""
+        return budget + round(tokens * self._rung(budget).token_bytes)
 
     def temperatures(self, budget: int) -> dict[int, float]:
         """Give the temperatures of the exits behind the link at a budget."""

@@ -1,7 +1,8 @@
 """Activation codecs: hidden states to tensors and back, chosen by name.
 
 Bytes for S tokens of width H: ``float32`` 4·S·H, ``float16`` 2·S·H, ``int8`` S·H + 2·S, ``int4`` about
-S·(17·H / 32 + 4) + H / 8. The width is that of what travels: a thin link sends fewer dimensions than the model has.
+S·(17·H / 32 + 4) + H / 8, ``graded`` H + S·(the bits of all dimensions) / 8. The width is that of what travels: a thin
+link sends fewer dimensions than the model has.
 """
 
 from typing import Any, Protocol
@@ -10,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, WireError
+from common.wire.bits import bytes_of, pack_bits, unpack_bits
 from common.wire.messages import Tensor
 from common.wire.tensors import pack, unpack
 
 Hidden = NDArray[np.float32]  # [sequence, width]
 
 _DIMENSIONS_PER_OUTLIER = 16
+
+MOST_BITS = 8  # of a graded dimension
+CODES_PER_OCTAVE = 8  # of its largest value, on a scale of equal ratios
+DIMENSIONS_PER_LEVEL = 8  # the median of the smallest of so many sets the level of one bit
+_CODE_OF_ONE = 128
 
 
 class ActivationCodec(Protocol):
@@ -128,7 +135,39 @@ class Int4:
         return hidden
 
 
-_CODECS: dict[str, ActivationCodec] = {codec.name: codec for codec in (Float32(), Float16(), Int8(), Int4())}
+class Graded:
+    """As many bits a dimension as it is large: one for the smallest, one more for every doubling, eight at most.
+
+    Every dimension is so rounded to about the same step (reverse water-filling, as in transform coding), which is the
+    best there is where an error counts alike in all of them: what a thin link's encoder sees to. Its largest value in
+    the message is rounded up to one of eight per octave, and tells both sides its bits and its step.
+    """
+
+    name = "graded"
+
+    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+        """Quantise [S, W] to rows of bits [S, bits / 8, up], with the peak [W] of every dimension."""
+        codes = _peak_codes(hidden_states)  # [W]
+        bits = _bits_by_code(codes)  # [W]
+        half = np.exp2(bits - 1).astype(np.float32)  # [W]
+        steps = np.floor(hidden_states / (_peaks(codes) / half))
+        symbols = (np.clip(steps, -half, half - 1) + half).astype(np.uint8)  # [S, W]
+        return (pack(pack_bits(symbols, bits)), pack(codes))
+
+    def decode(self, tensors: tuple[Tensor, ...]) -> Hidden:
+        """Give the middle of every step, [S, W]."""
+        rows, codes = _expect(tensors, "|u1", "|u1")
+        if codes.ndim != 1 or not len(codes):
+            raise WireError(f"graded peaks must be one per dimension, got {list(codes.shape)}")
+        bits = _bits_by_code(codes)
+        if rows.shape[1] != bytes_of(bits):
+            raise WireError(f"graded rows of {rows.shape[1]} bytes came with peaks that need {bytes_of(bits)}")
+        half = np.exp2(bits - 1).astype(np.float32)
+        hidden: Hidden = (unpack_bits(rows, bits) + np.float32(0.5) - half) * (_peaks(codes) / half)
+        return hidden
+
+
+_CODECS: dict[str, ActivationCodec] = {codec.name: codec for codec in (Float32(), Float16(), Int8(), Int4(), Graded())}
 CODEC_NAMES = tuple(_CODECS)
 
 
@@ -169,6 +208,24 @@ def _outlier_columns(hidden_states: Hidden) -> NDArray[np.intp]:
     count += (width - count) % 2
     peaks = np.abs(hidden_states).max(axis=0)  # [W]
     return np.sort(np.argpartition(peaks, width - count)[width - count :])
+
+
+def _peak_codes(hidden_states: Hidden) -> NDArray[np.uint8]:
+    """Round the largest value [W] of every dimension of [S, W] up to the scale of peaks."""
+    peaks = np.abs(hidden_states).max(axis=0)
+    codes: Hidden = np.ceil(np.log2(np.maximum(peaks, np.float32(1e-9))) * CODES_PER_OCTAVE) + _CODE_OF_ONE
+    return codes.clip(0, 255).astype(np.uint8)
+
+
+def _peaks(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.exp2((codes.astype(np.float32) - _CODE_OF_ONE) / CODES_PER_OCTAVE)
+
+
+def _bits_by_code(codes: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Give each dimension's bits [W]; one for those at the level of the smallest, whole numbers on every machine."""
+    place = len(codes) // (2 * DIMENSIONS_PER_LEVEL)
+    level = int(np.partition(codes, place)[place])
+    return np.clip((codes.astype(np.intp) - level) // CODES_PER_OCTAVE + 1, 1, MOST_BITS)
 
 
 def _expect(tensors: tuple[Tensor, ...], *dtypes: str) -> tuple[NDArray[Any], ...]:

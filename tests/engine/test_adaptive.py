@@ -20,9 +20,14 @@ class Known(ThinLink):
 
     def __init__(self) -> None:
         self.entry = LinkEntry(
-            split_point=2, file="f", rungs=tuple(Rung(budget=b, temperatures={}, accuracy=1.0) for b in BUDGETS)
+            split_point=2,
+            file="f",
+            rungs=tuple(Rung(budget=b, temperatures={}, accuracy=1.0, token_bytes=b / 4) for b in BUDGETS),
         )
         self._rungs = {rung.budget: rung for rung in self.entry.rungs}
+
+
+LINK = Known()
 
 
 class Way:
@@ -31,7 +36,7 @@ class Way:
     def __init__(self, *, gap_s: float = 0.07, is_adaptive: bool = True) -> None:
         self.now = 0.0
         self.uplink = Uplink(lambda: self.now)
-        self.adaptive = Adaptive(INT8, {2: Known()}, self.uplink, width=WIDTH, time_share=0.5)
+        self.adaptive = Adaptive(INT8, {2: LINK}, self.uplink, width=WIDTH, time_share=0.5)
         self.is_adaptive = is_adaptive
         self.gap_s = gap_s
         self.is_free_at = 0.0
@@ -43,7 +48,7 @@ class Way:
         end, sent, in_time = self.now + seconds, [], []
         while self.now < end:
             chosen = self.adaptive.choose(2, TOKENS, BUDGET_MS) if self.is_adaptive else INT8
-            size = message_bytes(chosen, TOKENS, WIDTH)
+            size = message_bytes(chosen, TOKENS, WIDTH, LINK)
             self.count += 1
             self.uplink.left(str(self.count), size)
             self.is_free_at = max(self.is_free_at, self.now) + 8 * size / bits_s
@@ -88,7 +93,7 @@ def test_a_steady_link_gives_a_steady_rung() -> None:
 
     assert set(fast) == {INT8}
     assert switches(slow) <= 2
-    assert all(rung.codec == "int4" for rung in slow)
+    assert all(rung.codec == "graded" for rung in slow)
 
 
 def test_a_link_that_came_back_is_used_again() -> None:
@@ -109,7 +114,7 @@ def test_missing_outcomes_make_messages_thinner_before_one_is_late() -> None:
 
     _, sent = way.run(0.3, 1e3)
 
-    assert message_bytes(sent[-1], TOKENS, WIDTH) < message_bytes(sent[0], TOKENS, WIDTH) / 4
+    assert message_bytes(sent[-1], TOKENS, WIDTH, LINK) < message_bytes(sent[0], TOKENS, WIDTH) / 4
 
 
 @pytest.mark.parametrize(("cap", "widest"), [(32, 32), (5, 8), (0, 0)])
@@ -125,7 +130,7 @@ def test_a_cap_bounds_the_dimensions_and_can_be_lifted(cap: int, widest: int) ->
 
 def test_rungs_become_thinner_and_never_wider_than_configured() -> None:
     ladder = rungs(Thinness(codec="int8", budget=64, tokens=0.75), sorted(BUDGETS, reverse=True))
-    sizes = [message_bytes(rung, TOKENS, WIDTH) for rung in ladder]
+    sizes = [message_bytes(rung, TOKENS, WIDTH, LINK) for rung in ladder]
 
     assert sizes == sorted(sizes, reverse=True)
     assert {rung.budget for rung in ladder} == {64, 32, 16, 8}
@@ -134,4 +139,4 @@ def test_rungs_become_thinner_and_never_wider_than_configured() -> None:
 
 def test_the_widest_rung_must_be_the_bundle_s() -> None:
     with pytest.raises(ConfigError, match=r"link\.budget: 48"):
-        Adaptive(Thinness(codec="int8", budget=48), {2: Known()}, Uplink(), width=WIDTH, time_share=0.5)
+        Adaptive(Thinness(codec="int8", budget=48), {2: LINK}, Uplink(), width=WIDTH, time_share=0.5)

@@ -34,7 +34,7 @@ def with_link(bundle: Bundle, directory: Path, *, split_point: int = SPLIT, **ch
     archive = io.BytesIO()
     np.savez(archive, **(ARRAYS | changed))
     behind = {exit_.layer: 2.0 for exit_ in bundle.manifest.exits if exit_.layer > split_point}
-    rungs = tuple(Rung(budget=budget, temperatures=behind, accuracy=0.9) for budget in BUDGETS)
+    rungs = tuple(Rung(budget=budget, temperatures=behind, accuracy=0.9, token_bytes=1.0) for budget in BUDGETS)
     entry = LinkEntry(split_point=split_point, file="link.npz", rungs=rungs)
     table = msgspec.json.encode(LinkTable(links=(entry,), training={}))
     return derive(bundle, directory / "compressed", {LINKS_FILE: table, "link.npz": archive.getvalue()})

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'dimee[train]'")
 
 from cloud_worker.training.compression import Course, Phase, course  # noqa: E402 - behind the check for torch
-from cloud_worker.training.thin_link import Bowl, BudgetedLink, principal_axes, rounded  # noqa: E402
+from cloud_worker.training.thin_link import Bowl, BudgetedLink, rounded  # noqa: E402
 from common.cli.root import app  # noqa: E402
 from common.engine.thinness import Thinness  # noqa: E402
 from common.evaluation.thinning import Behind, bring  # noqa: E402
@@ -24,7 +24,8 @@ WIDTH = 16
 
 def a_link() -> BudgetedLink:
     states = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(1)) * torch.arange(1, WIDTH + 1)
-    link = BudgetedLink(states.mean(dim=0), principal_axes(states, 8))
+    basis, _ = torch.linalg.qr(torch.randn(WIDTH, 8, generator=torch.Generator().manual_seed(0)))
+    link = BudgetedLink(states.mean(dim=0), basis, basis.T)
     with torch.no_grad():
         link.worth.copy_(torch.tensor([1.0, 3.0, 2.0, 3.0, 0.5, 3.0, -1.0, 4.0]))  # ties, out of order
         link.bias.add_(0.1)
@@ -34,25 +35,27 @@ def a_link() -> BudgetedLink:
 @pytest.mark.parametrize("budget", [1, 2, 3, 8])
 def test_what_is_trained_is_what_is_served(budget: int) -> None:
     link = a_link()
-    hidden = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(2))
+    hidden = torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(2))
     arrays = {name: tensor.numpy() for name, tensor in link.arrays().items()}
     arrays |= {"score": np.zeros((WIDTH, 1)), "score_bias": np.zeros(1)}
-    rung = Rung(budget=budget, temperatures={}, accuracy=0.5)
+    rung = Rung(budget=budget, temperatures={}, accuracy=0.5, token_bytes=1.0)
     served = ThinLink(LinkEntry(split_point=1, file="f", rungs=(rung,)), arrays)
 
-    sent = served.shrink(hidden.numpy(), budget)
+    sent = served.shrink(hidden[0].numpy(), budget)
 
     assert sent.shape == (5, budget)
-    np.testing.assert_allclose(served.restore(sent), link(hidden, budget).detach().numpy(), atol=1e-5)
+    trained = link(hidden, torch.ones(1, 5), budget)[0].detach().numpy()
+    np.testing.assert_allclose(served.restore(sent), trained, atol=1e-5)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_the_rounding_that_is_trained_is_the_codec_s(bits: int) -> None:
+@pytest.mark.parametrize("name", ["int8", "int4", "graded"])
+def test_the_rounding_that_is_trained_is_the_codec_s(name: str) -> None:
     thin = torch.randn(7, 32, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 33)
+    padded = torch.cat([thin, torch.zeros(2, 32)])
 
-    trained = rounded(thin, bits).numpy()
+    trained = rounded(padded[None], name)[0, :7].numpy()
 
-    through = codec(f"int{bits}")
+    through = codec(name)
     served = through.decode(through.encode(thin.numpy()))
     np.testing.assert_allclose(trained, served, atol=2e-3 * float(thin.abs().max()))  # half-precision scales
 
@@ -60,7 +63,7 @@ def test_the_rounding_that_is_trained_is_the_codec_s(bits: int) -> None:
 def test_gradients_are_masked_as_the_values_are() -> None:
     link = a_link()
 
-    link(torch.ones(2, WIDTH), 3).sum().backward()
+    link(torch.ones(1, 2, WIDTH), torch.ones(1, 2), 3).sum().backward()
 
     moved = [place for place in range(8) if link.decoder.grad[place].abs().sum() > 0]
     assert sorted(moved) == sorted(link.order()[:3].tolist()) == [1, 3, 7]
@@ -113,7 +116,7 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
 
     assert set(links) == {1, 2}
     for point, stood in standing.items():
-        logits = Behind(bundle, point, links[point]).logits(stood.states, Thinness(codec="int8", budget=15))
+        logits = Behind(bundle, point, links[point]).logits(stood.states, Thinness(codec="graded", budget=15))
         assert (logits[-1].argmax(axis=1) == labels).mean() == pytest.approx(promised[point].accuracy, abs=1e-4)
         assert promised[point].accuracy > 0.9
 
@@ -122,7 +125,7 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
         standalone_mode=False)  # fmt: skip
     found = json.loads(capsys.readouterr().out)["codecs"]
     assert found["float32"]["1"]["drop_points"] == 0
-    assert found["int4-b8-t0.5"]["1"]["bytes_per_request"] < found["int8"]["1"]["bytes_per_request"]
+    assert found["graded-b8-t0.5"]["1"]["bytes_per_request"] < found["int8"]["1"]["bytes_per_request"]
     assert set(found["int8"]["1"]) == {"accuracy", "drop_points", "interval", "bytes_per_request"}
 
 

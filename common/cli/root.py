@@ -17,6 +17,7 @@ class RootGroup(LazyGroup):
 
     entry_point_group: ClassVar[str] = "dimee.commands"
     summaries: ClassVar[dict[str, str]] = {
+        "audit": "Attack what leaves a board.",
         "bench": "Measure this machine and the pipeline.",
         "broker": "Run the embedded MQTT broker.",
         "certs": "Certificates of a site's nodes.",

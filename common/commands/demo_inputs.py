@@ -9,6 +9,7 @@ from common.inputs.examples import read_examples
 from common.model.manifest import Manifest
 from common.wire.documents import Input
 
+SHIPPED_INPUTS = Path(str(files("common.inputs"))) / "reviews.tsv"
 _TABLES = {".tsv", ".csv", ".json", ".jsonl"}
 
 
@@ -18,7 +19,7 @@ def read_inputs(path: Path | None, manifest: Manifest) -> Sequence[Input]:
     Raises:
         ConfigError: The file does not exist, holds nothing, or has a label that the model does not know.
     """
-    source = path or Path(str(files("common.inputs"))) / "reviews.tsv"
+    source = path or SHIPPED_INPUTS
     if not source.exists():
         raise ConfigError(f"--input {source}: no such file")
     if source.is_file() and source.suffix.lower() not in _TABLES:

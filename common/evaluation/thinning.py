@@ -83,20 +83,37 @@ class Behind:
             yield escalation.pack(_SOME_ID, _SOME_NODE, standing, budget_ms=1999.5, hops=(hop,))
 
     def _received(self, hidden_states: Floats, thinness: Thinness) -> Floats:
-        through = codec(thinness.codec)
-        sent = through.decode(through.encode(thin(hidden_states, thinness, self._link)))
+        sent = travelled(hidden_states, thinness, self._link)
         return sent if self._link is None or not thinness.budget else self._link.restore(sent)
 
 
-def bring(bundle: Bundle, texts: Sequence[Text], progress: Progress | None = None) -> dict[int, Standing]:
-    """Run texts to the split points where tiers hand over, in the precision of the bundle."""
+def travelled(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Floats:
+    """Read hidden states [S, H] as they come off the wire, [at most S, H or budget]."""
+    through = codec(thinness.codec)
+    return through.decode(through.encode(thin(hidden_states, thinness, link)))
+
+
+def bring(
+    bundle: Bundle, texts: Sequence[Text], progress: Progress | None = None, *, has_entry: bool = False
+) -> dict[int, Standing]:
+    """Run texts to the split points where tiers hand over, in the precision of the bundle.
+
+    Args:
+        bundle: Whose segments run.
+        texts: One by one.
+        progress: Told after each text.
+        has_entry: Keep the embedding output too, as split point 0: what an offload sends.
+    """
     manifest = bundle.manifest
     encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
     embedding, segments = open_embedding(bundle), open_layers(bundle, manifest.depths.edge)
-    found: dict[int, list[Floats]] = {manifest.depths.device: [], manifest.depths.edge: []}
+    points = ([0] if has_entry else []) + [manifest.depths.device, manifest.depths.edge]
+    found: dict[int, list[Floats]] = {point: [] for point in points}
     for done, (text, pair) in enumerate(texts, start=1):
         encoded = encoder.encode(text, pair)
         hidden = embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
+        if has_entry:
+            found[0].append(hidden[0])
         for segment in segments:
             hidden = segment.run(hidden, encoded.attention_mask).hidden_states
             if segment.span.end in found:

@@ -34,6 +34,15 @@ class TextEncoder:
         self._tokenizer.enable_truncation(max_tokens)
         self._is_pair = is_pair
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def special_ids(self) -> frozenset[int]:
+        """Give the ids that stand around every text, whatever it says."""
+        return frozenset(self._tokenizer.encode("", "" if self._is_pair else None).ids)
+
     def encode(self, text: str, pair: str | None = None) -> Encoded:
         """Tokenise one text, or a pair.
 

@@ -47,6 +47,13 @@ class Reason(StrEnum):
     FAILED = "failed"  # no tier could answer
 
 
+class Signature(StrEnum):
+    """What became of the signature that a device needed."""
+
+    VERIFIED = "verified"  # the tier that answered has signed it
+    REFUSED = "refused"  # an outcome came without a good one; the answer is the device's own
+
+
 class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One tier's part in a request, on that tier's own clock."""
 
@@ -94,6 +101,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cost_model: str = ""
     hops: tuple[Hop, ...] = ()
     attempts: Count = 0  # messages that left the device for it
+    signature: Signature | None = None  # None: nobody asked, or nobody else answered
 
     @property
     def queue_ms(self) -> float:

@@ -187,6 +187,7 @@ class Agent:
             state,
             budget_ms=max(0.0, (pending.deadline - time.monotonic()) * 1000),
             hops=pending.hops,
+            needs_signature=self._limits.needs_signatures,
         )
         self._outbox.accept(pending.promised)
         if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):

@@ -6,7 +6,7 @@ from common.engine.pipeline import Exited
 from common.errors import WireError
 from common.model.manifest import Manifest
 from common.routing.cost import CostModel
-from common.types import Answer, Hop, Race, Reason, Tier
+from common.types import Answer, Hop, Race, Reason, Signature, Tier
 from common.wire.messages import Outcome
 from device_agent.pending import Pending
 
@@ -25,7 +25,7 @@ class AnswerMaker:
         self._device_id = device_id
         self._cost = cost
 
-    def from_outcome(self, pending: Pending, outcome: Outcome) -> Answer:
+    def from_outcome(self, pending: Pending, outcome: Outcome, signature: Signature | None = None) -> Answer:
         """Answer with what another tier found.
 
         Raises:
@@ -42,6 +42,7 @@ class AnswerMaker:
             exit_tier=outcome.hops[-1].tier,
             threshold=outcome.threshold,
             hops=outcome.hops,
+            signature=signature,
         )
 
     def from_exit(self, pending: Pending, exited: Exited, reason: Reason, detail: str = "") -> Answer:
@@ -56,6 +57,7 @@ class AnswerMaker:
             threshold=exited.threshold,
             hops=pending.hops,
             detail=detail,
+            signature=_refused(pending),
         )
 
     def race_against(self, outcome: Outcome, manifest: Manifest) -> Race:
@@ -91,6 +93,7 @@ class AnswerMaker:
             threshold=None,
             hops=pending.hops,
             detail=detail,
+            signature=_refused(pending),
         )
 
     def _answer(
@@ -105,6 +108,7 @@ class AnswerMaker:
         threshold: float | None,
         hops: tuple[Hop, ...],
         detail: str = "",
+        signature: Signature | None,
     ) -> Answer:
         entered = pending.entered
         relayed_bytes = sum(hop.received_bytes for hop in hops[2:])  # from the edge onwards
@@ -130,7 +134,12 @@ class AnswerMaker:
             cost_model=self._cost.name,
             hops=hops,
             attempts=pending.attempts,
+            signature=signature,
         )
+
+
+def _refused(pending: Pending) -> Signature | None:
+    return Signature.REFUSED if pending.is_signature_refused else None
 
 
 def _check(outcome: Outcome, manifest: Manifest) -> None:

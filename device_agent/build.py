@@ -15,6 +15,7 @@ from common.routing.cost import CostModel
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
+from common.service.signatures import open_verifier
 from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
 from common.transport.contract import Inbox, Transport
@@ -32,6 +33,7 @@ from device_agent.outbox import open_outbox
 from device_agent.pending import Pending
 from device_agent.recovery import Recovery
 from device_agent.settler import Settler
+from device_agent.signatures import AnySignature, NeededSignatures
 from device_agent.trial import ShowingMeter
 
 
@@ -81,6 +83,7 @@ def start_agent(
         if limits.audit_rate:
             audit = stack.enter_context(Audit(bundle, limits.audit_rate, settings.model.threads))
             telemetry.watch("audit", counters=lambda: dict(audit.counters))
+        signatures = NeededSignatures(open_verifier(settings)) if limits.needs_signatures else AnySignature()
         settler = stack.enter_context(
             Settler(
                 inbox,
@@ -93,6 +96,7 @@ def start_agent(
                 on_crash=lambda: stopping(CrashError("the settler thread died")),
                 meter=meter,
                 audit=audit,
+                signatures=signatures,
             )
         )
         telemetry.watch("requests", counters=settler.totals, gauges=settler.waiting)

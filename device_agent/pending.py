@@ -34,6 +34,7 @@ class Pending:
     is_shadowed: bool = False  # the device's own exit has been asked for
     fallback: str = ""  # why the device's own exit is the answer, once it is
     failure: str = ""  # why the device's own exit cannot answer
+    is_signature_refused: bool = False  # an outcome came whose signature was missing or wrong
 
     @property
     def request_id(self) -> str:

@@ -1,7 +1,6 @@
 """The settler: sends requests out, sends them again, and gives each exactly one answer."""
 
 import logging
-import random
 import threading
 import time
 from collections import Counter
@@ -18,20 +17,23 @@ from common.routing.selection import Profile
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.promises import Promised
 from common.transport.contract import Delivery, Inbox, Transport
-from common.types import Answer, Reason, Record
+from common.types import Answer, Reason, Record, Signature
 from common.wire import codec
-from common.wire.messages import Failure, LogRecord, Outcome, Receipt
+from common.wire.messages import Failure, LogRecord, Outcome, Receipt, SignedOutcome
 from device_agent.answers import AnswerMaker, storable
 from device_agent.audit import Auditor, NoAudit
 from device_agent.journal import Journal
 from device_agent.pending import Pending, PendingRequests
 from device_agent.races import Races
 from device_agent.shadow import Shadow
+from device_agent.signatures import AnySignature, Signatures, Told
+from device_agent.timing import Timing
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
 _NO_METER = NoMeter()
 _NO_AUDIT = NoAudit()
+_ANY_SIGNATURE = AnySignature()
 
 
 class Settler:
@@ -53,8 +55,10 @@ class Settler:
         on_crash: Callable[[], None],
         meter: Meter = _NO_METER,
         audit: Auditor = _NO_AUDIT,
+        signatures: Signatures = _ANY_SIGNATURE,
     ) -> None:
         self._audit = audit
+        self._signatures = signatures
         self._counts: Counter[str] = Counter()
         self.answers = answers
         self._inbox = inbox
@@ -65,6 +69,7 @@ class Settler:
         self._on_crash = on_crash
         self._meter = meter
         self._pending = PendingRequests()
+        self._timing = Timing(limits)
         self._races = Races(self._amend, answers.race_here)
         self._shadow = Shadow(run_here, self._shadowed)
         self._crash: CrashError | None = None
@@ -112,8 +117,8 @@ class Settler:
     def dispatch(self, pending: Pending) -> None:
         """Send a request to another tier and wait for its outcome."""
         pending.attempts = 1
-        self._schedule_retry(pending)
-        self._pending.add(pending, self._next_look(pending))  # before it leaves: its outcome may be quick
+        self._timing.schedule_retry(pending)
+        self._pending.add(pending, self._timing.next_look(pending))  # before it leaves: its outcome may be quick
         self._send(pending)
         if self._crash is not None:  # the settler died in between and has not seen it
             self._abandon()
@@ -142,7 +147,11 @@ class Settler:
 
     def _run(self) -> None:
         try:
-            while (deliveries := self._inbox.get_batch(_MAX_BATCH, timeout=self._patience_s())) is not None:
+            while (
+                deliveries := self._inbox.get_batch(
+                    _MAX_BATCH, timeout=self._timing.patience_s(self._pending.next_timer())
+                )
+            ) is not None:
                 for delivery in deliveries:
                     self._receive(delivery)
                 for pending in self._pending.due(time.monotonic()):
@@ -159,38 +168,42 @@ class Settler:
         for pending in self._pending.take_all():
             pending.future.set_exception(self._crash)
 
-    def _patience_s(self) -> float:
-        """Give the time to the next timer; a timer set meanwhile is never due sooner than the shortest wait."""
-        limits = self._limits
-        shortest_s = min(limits.retry_ms * 0.8, limits.budget_ms, max(limits.shadow_ms, 1.0)) / 1000
-        timer = self._pending.next_timer()
-        return shortest_s if timer is None else max(0.0, min(shortest_s, timer - time.monotonic()))
-
     def _receive(self, delivery: Delivery) -> None:
         try:
             message = codec.decode(delivery.payload)
+            told = self._signatures.read(message) if isinstance(message, Outcome | SignedOutcome) else None
         except WireError as exc:
             self._counts["refused"] += 1
             _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
             return
-        match message:
-            case Receipt():
-                self._journal.receive(message)
-            case Outcome():
-                self._conclude(message)
-            case Failure():
-                self._refused(message)
+        match told or message:
+            case Receipt() as receipt:
+                self._journal.receive(receipt)
+            case Told(signature=Signature.REFUSED) as disbelieved:
+                self._disbelieve(disbelieved)
+            case Told(outcome=outcome, signature=signature):
+                self._conclude(outcome, signature)
+            case Failure() as failure:
+                self._refused(failure)
             case _:
                 self._counts["refused"] += 1
                 _LOGGER.warning("a %s is nothing for a device; refused", type(message).__name__)
 
-    def _conclude(self, outcome: Outcome) -> None:
+    def _disbelieve(self, told: Told) -> None:
+        """Count an outcome without a good signature; its request stays open, and is sent again."""
+        self._counts["refused_signature"] += 1
+        _LOGGER.warning("%s: outcome refused: %s", told.outcome.request_id, told.why)
+        pending = self._pending.get(told.outcome.request_id)
+        if pending is not None:
+            pending.is_signature_refused = True
+
+    def _conclude(self, outcome: Outcome, signature: Signature | None) -> None:
         pending = self._pending.get(outcome.request_id)
         if pending is None:
             self._note_late(outcome)
             return
         try:
-            answer = self.answers.from_outcome(pending, outcome)
+            answer = self.answers.from_outcome(pending, outcome, signature)
         except WireError as exc:
             self._fall_back(pending, f"outcome refused: {exc}")
             return
@@ -239,18 +252,18 @@ class Settler:
         if now >= pending.deadline:
             self._fall_back(pending, f"no outcome within {self._limits.budget_ms:.0f} ms")
             return
-        if not self._has_local(pending) and now >= self._shadow_at(pending):
+        if self._timing.needs_shadow(pending, now):
             self._shadow.ask(pending)
         if now >= pending.retry_at:
             self._retry(pending)
-        self._pending.wake(pending.request_id, self._next_look(pending))
+        self._pending.wake(pending.request_id, self._timing.next_look(pending))
 
     def _retry(self, pending: Pending) -> None:
         if self._transport.is_connected or not pending.sent_bytes:  # else it still waits in the transport's outbox
             pending.attempts += 1
             self._counts["retried"] += 1
             self._send(pending)
-        self._schedule_retry(pending)
+        self._timing.schedule_retry(pending)
 
     def _fall_back(self, pending: Pending, detail: str) -> None:
         """Answer with the device's own exit, as soon as there is one."""
@@ -267,21 +280,6 @@ class Settler:
             self.settle_here(pending, pending.fallback)
         elif race := self.answers.race_here(pending):
             self._races.second(pending.request_id, race)
-
-    def _has_local(self, pending: Pending) -> bool:
-        return pending.local is not None or pending.is_shadowed
-
-    def _shadow_at(self, pending: Pending) -> float:
-        return min(pending.accepted_at + self._limits.shadow_ms / 1000, pending.deadline)
-
-    def _schedule_retry(self, pending: Pending) -> None:
-        """Wait twice as long after every attempt, with jitter so that a fleet does not retry in step."""
-        wait_ms: float = self._limits.retry_ms * 2 ** min(pending.attempts - 1, 16) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
-        pending.retry_at = time.monotonic() + wait_ms / 1000
-
-    def _next_look(self, pending: Pending) -> float:
-        at = min(pending.retry_at, pending.deadline)
-        return at if self._has_local(pending) else min(at, self._shadow_at(pending))
 
     def _send(self, pending: Pending) -> None:
         if pending.message is None:

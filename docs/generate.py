@@ -57,6 +57,7 @@ def wire() -> str:
     between = [
         messages.HiddenStates,
         messages.Outcome,
+        messages.SignedOutcome,
         messages.Failure,
         messages.LogRecord,
         messages.LogRecords,
@@ -150,7 +151,12 @@ def _topics_table() -> str:
     rows = [
         (site.request(edge), "devices", "edges; a shared subscription where the broker has it", "HiddenStates"),
         (site.request(cloud), "devices, edges", "cloud workers, likewise", "HiddenStates"),
-        (site.outcome("{id}"), "edges, cloud workers, recorder", "that device", "Outcome, Failure, Receipt"),
+        (
+            site.outcome("{id}"),
+            "edges, cloud workers, recorder",
+            "that device",
+            "Outcome, SignedOutcome, Failure, Receipt",
+        ),
         (site.log, "devices", "the recorder in an edge", "LogRecord, LogRecords"),
         (site.input("{id}"), "applications", "that device", "text or JSON Input"),
         (site.answer("{id}"), "that device", "applications", "JSON answer or error"),
@@ -314,6 +320,7 @@ _FAILURES = {
     "expired": "the budget had run out; reserved, today such a request is dropped and counted",
     "overloaded": "no place for it among what waits; the device answers by itself at once",
     "internal": "inference failed, now or twice before (quarantine); the tier's log has the traceback",
+    "unsigned": "the device needs a signature and the tier has no certificate to sign with",
     "record_refused": "the recorder cannot log this finished request; the device sets its record aside",
 }
 _CONFIGURATION = """

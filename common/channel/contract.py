@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from common.transport.contract import Inbox, Transport
+from common.wire.messages import SignedOutcome
 
 
 class Channel(Protocol):
@@ -22,6 +23,14 @@ class Channel(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Count what was sealed and opened, and what was refused, by reason."""
+        ...
+
+
+class Signer(Protocol):
+    """Vouches for a tier's outcomes."""
+
+    def sign(self, device_id: str, outcome: bytes) -> SignedOutcome:
+        """Sign an encoded outcome for one device."""
         ...
 
 

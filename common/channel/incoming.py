@@ -85,7 +85,7 @@ def label_of(heading: Heading) -> str:
     Raises:
         SealError: It is no reply.
     """
-    if heading.tag in {"O", "F"}:
+    if heading.tag in {"O", "S", "F"}:
         return heading.request_id
     if heading.tag == "R":
         return RECORDS

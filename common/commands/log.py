@@ -213,6 +213,7 @@ def _print_request(request: RoutedRequest) -> None:
         ("label", f"{request.label or '-'} (true label {request.true_label or 'unknown'})"),
         ("confidence", f"{percent(request.confidence)} (threshold {percent(request.threshold)})"),
         ("reason", f"{request.reason} {request.detail}".strip()),
+        ("signature", request.signature or "-"),
         ("race", _race(request)),
         ("total", f"{number(request.total_ms)} ms"),
         ("compute", f"{number(request.compute_ms)} ms"),

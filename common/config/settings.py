@@ -68,6 +68,7 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
     shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     codec: str = "int8"  # of the hidden states it sends
     audit_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share of other tiers' answers computed again here
+    needs_signatures: bool = False  # other tiers' answers count only with their signature; authority as in [channel]
 
 
 class Link(Section, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ class Escalation:
         budget_ms: float,
         hops: tuple[Hop, ...],
         revision: str | None = None,
+        needs_signature: bool = False,
     ) -> HiddenStates:
         """Make the message that carries a state on, under the request's own revision where that is another.
 
@@ -60,6 +61,7 @@ class Escalation:
                 thin(state.hidden_states, thinness, self._links.get(state.layers_run) if is_own else None)
             ),
             hops=hops,
+            needs_signature=needs_signature,
         )
 
 

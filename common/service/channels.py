@@ -48,7 +48,7 @@ def _tier(settings: AnySettings, tier: Tier) -> Channel:
     channel, counts = settings.channel, Counter[str]()
     if channel.tier_key_folder is None:
         raise ConfigError(f"channel.tier_key_folder is missing; make the tier's key with 'dimee certs seal {tier}'")
-    trust = Trust.read(_path(settings, "ca_file"), _crl(channel))
+    trust = Trust.read(node_file(settings, "ca_file"), revocations(channel))
     secrets = TierSecrets(Path(channel.tier_key_folder))
     sender = _sender(settings, (Tier.CLOUD,), counts) if tier is Tier.EDGE else None
     receiver = Receiver(SessionTable(trust, secrets, tier, lifetime_s=channel.session_s))
@@ -59,23 +59,28 @@ def _sender(settings: AnySettings, tiers: tuple[Tier, ...], counts: Counter[str]
     from common.channel.identity import Identity, Trust  # noqa: PLC0415
     from common.channel.outgoing import Sender  # noqa: PLC0415
 
-    identity = Identity.read(_path(settings, "certificate_file"), _path(settings, "key_file"))
+    identity = Identity.read(node_file(settings, "certificate_file"), node_file(settings, "key_file"))
     if identity.name != settings.node.id:
         raise ConfigError(
             f"node.id is {settings.node.id!r} and the certificate is for {identity.name!r}; a sealed node is its "
             "certificate's name ('dimee device ask' beside a running device needs a certificate of its own)"
         )
-    trust = Trust.read(_path(settings, "ca_file"), _crl(settings.channel))
+    trust = Trust.read(node_file(settings, "ca_file"), revocations(settings.channel))
     return Sender(identity, trust, tiers, session_s=settings.channel.session_s, counts=counts)
 
 
-def _path(settings: AnySettings, key: str) -> Path:
-    """Give a file of the channel, by default the one that TLS uses."""
+def node_file(settings: AnySettings, key: str) -> Path:
+    """Give a file of the channel, by default the one that TLS uses.
+
+    Raises:
+        ConfigError: Neither is set.
+    """
     name = getattr(settings.channel, key) or getattr(settings.mqtt, f"tls_{key}")
     if name is None:
         raise ConfigError(f"channel.{key} is missing, and so is mqtt.tls_{key}; see 'dimee certs issue'")
     return Path(name)
 
 
-def _crl(channel: ChannelSettings) -> Path | None:
+def revocations(channel: ChannelSettings) -> Path | None:
+    """Give the authority's revocation list, if there is one."""
     return None if channel.crl_file is None else Path(channel.crl_file)

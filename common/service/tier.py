@@ -23,6 +23,7 @@ from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
+from common.service.signatures import open_signer
 from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
 from common.service.trust import bundle_gate, trial_gate
@@ -265,6 +266,7 @@ def work(
         variants=variants,
         quarantine=quarantine,
         meter=telemetry.meter,
+        signer=open_signer(settings),
     )
     inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.channel.contract import Signer
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
@@ -79,7 +80,9 @@ class TierWorker:
         variants: Sequence[Pipeline] = (),
         quarantine: Quarantine | None = None,
         meter: Meter = _NO_METER,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = signer
         self.counters: Counter[str] = Counter()
         self._meter = meter
         self._quarantine = quarantine or Quarantine(None, most=_MOST_QUARANTINED)
@@ -140,15 +143,22 @@ class TierWorker:
         if self._repeat(message) or self._is_expired(message, queue_ms):
             return None
         try:
+            self._check_signer(message)
             model = self._model_of(message)
             state = _state(message, model.variants)
             return _Job(message=message, model=model, state=state, queue_ms=queue_ms, delivery=delivery)
+        except ConfigError as exc:
+            self._refuse(message, "unsigned", exc)
         except ModelMismatchError as exc:
             self._refuse(message, "model_mismatch", exc)
         except WireError as exc:
             self._quarantine.put_bytes(delivery.topic, delivery.payload, str(exc))
             self._refuse(message, "bad_message", exc)
         return None
+
+    def _check_signer(self, message: HiddenStates) -> None:
+        if message.needs_signature and self._signer is None:
+            raise ConfigError("this tier has no certificate of the site's to sign outcomes with")
 
     def _model_of(self, message: HiddenStates) -> ServedModel:
         models = self.models
@@ -200,8 +210,9 @@ class TierWorker:
                     budget_ms=left_ms,
                     hops=hops,
                     revision=job.message.model_revision,
+                    needs_signature=job.message.needs_signature,
                 )
-                self._publish(carried, self._identity.topics.request(Tier.CLOUD), carried)
+                self._publish(carried, self._identity.topics.request(Tier.CLOUD), codec.encode(carried))
 
     def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> None:
         outcome = Outcome(
@@ -214,10 +225,12 @@ class TierWorker:
             threshold=exited.threshold,
             hops=hops,
         )
-        self._publish(message, self._identity.topics.outcome(message.device_id), outcome)
+        payload = codec.encode(outcome)
+        if message.needs_signature and self._signer is not None:
+            payload = codec.encode(self._signer.sign(message.device_id, payload))
+        self._publish(message, self._identity.topics.outcome(message.device_id), payload)
 
-    def _publish(self, request: HiddenStates, topic: str, reply: HiddenStates | Outcome) -> None:
-        payload = codec.encode(reply)
+    def _publish(self, request: HiddenStates, topic: str, payload: bytes) -> None:
         self._remembered[request.device_id, request.request_id] = (topic, payload)
         while len(self._remembered) > self._max_remembered:
             self._remembered.popitem(last=False)

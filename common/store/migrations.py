@@ -48,11 +48,16 @@ def _index_exits(connection: sa.Connection) -> None:
     )
 
 
+def _keep_verdicts_on_signatures(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE request_log ADD COLUMN signature TEXT")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _index_recording_and_labels,
     _add_races_and_variants,
     _tell_how_thin_hops_were,
     _index_exits,
+    _keep_verdicts_on_signatures,
 )  # MIGRATIONS[k] brings version k + 1 to version k + 2
 
 _LOCK_KEY = 0x64696D6565  # "dimee"; keeps two recorders from making the same PostgreSQL schema at once

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from common.store.engine import storing
 from common.store.schema import hop, request_log
-from common.types import Pool, Reason, Tier
+from common.types import Pool, Reason, Signature, Tier
 
 _CHUNK = 1000  # requests read at once
 
@@ -93,6 +93,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     loser_tier: Tier | None
     loser_label: str | None
     loser_confidence: float | None
+    signature: Signature | None
 
 
 class RoutedRequest(LoggedRequest, frozen=True, kw_only=True):

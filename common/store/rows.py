@@ -52,6 +52,7 @@ def request_row(record: Record, recorded_at: float) -> Row:
         "detail": answer.detail,
         "text": record.text,
         **_race(record),
+        "signature": answer.signature.value if answer.signature else None,
     }
     _check(row, answer.request_id)
     return row

@@ -54,6 +54,7 @@ request_log = sa.Table(
     sa.Column("loser_tier", sa.Text),  # null while the loser has said nothing
     sa.Column("loser_label", sa.Text),
     sa.Column("loser_confidence", _REAL),  # 0..1
+    sa.Column("signature", sa.Text),  # verified or refused; null where the device needed none, or nobody else answered
     sqlite_strict=True,
 )
 

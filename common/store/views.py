@@ -11,7 +11,8 @@ VIEWS = {
 SELECT {hour} AS hour, exit_tier, count(*) AS answers,
  sum(CASE WHEN reason IN ('degraded', 'failed') THEN 1 ELSE 0 END) AS fallbacks,
  count(true_label) AS labelled, sum(CASE WHEN label = true_label THEN 1 ELSE 0 END) AS correct,
- avg(total_ms) AS mean_total_ms, sum(payload_bytes) AS payload_bytes, sum(cost) AS cost
+ avg(total_ms) AS mean_total_ms, sum(payload_bytes) AS payload_bytes, sum(cost) AS cost,
+ count(signature) AS signatures, sum(CASE WHEN signature = 'refused' THEN 1 ELSE 0 END) AS refused_signatures
 FROM request_log GROUP BY 1, 2""",
     "request_exits": """
 SELECT model_revision, device_id, exit_layer, exit_tier, count(*) AS answers

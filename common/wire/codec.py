@@ -48,7 +48,6 @@ class Peek(NamedTuple):
 
 
 _NOTHING = Peek()
-_FIELDS = len(HiddenStates.__struct_fields__) + 1  # and the tag
 
 
 def peek(payload: bytes) -> Peek:
@@ -56,10 +55,11 @@ def peek(payload: bytes) -> Peek:
     reader = msgpack.Unpacker(raw=False, use_list=False, max_buffer_size=MAX_MESSAGE_BYTES)
     try:
         reader.feed(payload)
-        if reader.read_array_header() != _FIELDS or reader.unpack() != "H":
+        num_fields = reader.read_array_header() - 1  # fewer from an older peer, more from a newer one
+        if reader.unpack() != "H":
             return _NOTHING
-        fields: dict[str, Any] = {}
-        for name in HiddenStates.__struct_fields__:
+        fields: dict[str, Any] = {"attempt": 1}
+        for name in HiddenStates.__struct_fields__[:num_fields]:
             if name in _PEEKED:
                 fields[name] = reader.unpack()
             else:
@@ -70,7 +70,7 @@ def peek(payload: bytes) -> Peek:
             int(fields["attempt"]) > 1,
             str(fields["request_id"])[:64],
         )
-    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
         return _NOTHING
 
 
@@ -98,6 +98,8 @@ def headings(payload: bytes, *, is_record: bool = False) -> tuple[Heading, ...]:
         match reader.unpack():
             case "O" | "F" as tag:
                 return (Heading(tag, _text(reader.unpack())),)
+            case "S" as tag:
+                return (Heading(tag, _outcome_id(reader.unpack())),)
             case "H" as tag:
                 return (Heading(tag, _text(reader.unpack()), _text(reader.unpack())),)
             case "L" as tag:
@@ -112,6 +114,13 @@ def headings(payload: bytes, *, is_record: bool = False) -> tuple[Heading, ...]:
                 raise WireError(f"message refused: {tag!r:.32} is no tag")
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException) as exc:
         raise WireError(f"{len(payload)} bytes do not begin like a message ({type(exc).__name__})") from exc
+
+
+def _outcome_id(inner: bytes) -> str:
+    (found,) = headings(inner)
+    if found.tag != "O":
+        raise WireError(f"message refused: {found.tag!r} is signed where an outcome belongs")
+    return found.request_id
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,9 @@ import msgspec
 from common.types import Count, Finite, Fraction, Hop, Name, NonNegative, Reason, Record, RequestId
 
 MAX_HOPS = 8
-FailureCode = Literal["model_mismatch", "bad_message", "expired", "overloaded", "internal", "record_refused"]
+FailureCode = Literal[
+    "model_mismatch", "bad_message", "expired", "overloaded", "internal", "record_refused", "unsigned"
+]
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
@@ -33,6 +35,7 @@ class HiddenStates(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     tensors: Annotated[tuple[Tensor, ...], msgspec.Meta(min_length=1, max_length=4)]
     hops: Annotated[tuple[Hop, ...], msgspec.Meta(max_length=MAX_HOPS)] = ()  # so far
     attempt: Count = 1
+    needs_signature: bool = False  # the device takes a SignedOutcome only
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="O"):
@@ -46,6 +49,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="O
     exit_layer: Count
     threshold: Fraction | None
     hops: Annotated[tuple[Hop, ...], msgspec.Meta(min_length=1, max_length=MAX_HOPS)]
+
+
+class SignedOutcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="S"):
+    """A tier's answer to a device that needs a signature; ``device.needs_signatures``."""
+
+    outcome: bytes  # an Outcome, as it would travel alone
+    certificate: Annotated[bytes, msgspec.Meta(max_length=8192)]  # of the answering node, DER
+    signature: bytes  # Ed25519 over "dimee outcome v1", the device's name, each with a NUL behind it, and ``outcome``
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="F"):
@@ -75,4 +86,4 @@ class LogRecords(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     messages: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=256)]  # each a LogRecord
 
 
-Message = HiddenStates | Outcome | Failure | Receipt | LogRecord | LogRecords
+Message = HiddenStates | Outcome | SignedOutcome | Failure | Receipt | LogRecord | LogRecords

@@ -1,4 +1,4 @@
-"""Everything switched on: certificates on both sides, access list, sealed channel, trusted cores, a signed bundle.
+"""Everything switched on: certificates, access list, sealed channel, trusted cores, a signed bundle, signed outcomes.
 
 The stranger may read and write everything, as whoever owns the broker can.
 """
@@ -63,7 +63,10 @@ class Protection:
             "DIMEE_MODEL__RELEASE_FILE": str(self._folder / f"{name}.release"),
         }
         if self._roles[name] is Role.DEVICE:
-            return settings | {"DIMEE_CHANNEL__HAS_PLAIN_INPUTS": "true"}  # the application speaks MQTT
+            return settings | {
+                "DIMEE_CHANNEL__HAS_PLAIN_INPUTS": "true",  # the application speaks MQTT
+                "DIMEE_DEVICE__NEEDS_SIGNATURES": "true",
+            }
         tiers = self._authority.folder / "tiers"
         return settings | {
             "DIMEE_CHANNEL__TIER_KEY_FOLDER": str(tiers / self._roles[name]),

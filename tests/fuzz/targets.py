@@ -18,9 +18,10 @@ from common.transport.routes import check_name, matches
 from common.types import Answer, Hop, NodeStatus, Reason, Record, Tier
 from common.wire import codec
 from common.wire.documents import answer_document, decode_input, decode_status, encode_document
-from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome, Receipt
+from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome, Receipt, SignedOutcome
 from common.wire.topics import checked
 from device_agent.answers import storable
+from device_agent.signatures import AnySignature
 
 Target = Callable[[bytes], None]
 _HOP = Hop(tier=Tier.EDGE, node="edge-1", start=1, end=2, queue_ms=0.5, compute_ms=1.0, predictions=(1,))
@@ -45,6 +46,7 @@ class Targets:
         messages = [
             *packed,
             outcome,
+            SignedOutcome(outcome=codec.encode(outcome), certificate=b"0" * 400, signature=b"0" * 64),
             Failure(request_id="r1", code="internal", detail="broken", node="edge-1"),
             Receipt(request_ids=("r1", "r2")),
             LogRecord(record=Record(answer=self._answer(), created_at=time.time(), text="a film", true_label="1")),
@@ -73,6 +75,8 @@ class Targets:
                 case Outcome():
                     hops = tuple(msgspec.structs.replace(hop) for hop in message.hops)
                     self._finish(self._answer(), hops)
+                case SignedOutcome():
+                    self._finish(self._answer(), AnySignature().read(message).outcome.hops)
                 case LogRecord(record=record):
                     request_row(record, 1.0)
                     hop_rows(record.answer)

@@ -1,10 +1,7 @@
 """Everything switched on, as processes on a real Mosquitto: TLS, access list, sealed channel and a signed bundle."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.certificates import files, releases
+from common.store.engine import readable_log
+from common.store.queries import oldest_first
 from common.transport.contract import Inbox
-from common.types import Tier
-from common.wire.documents import decode_status
+from common.types import Signature, Tier
+from tests.security.nodes import LIMIT_S, start, wait_online
 
 pytestmark = [pytest.mark.broker, pytest.mark.e2e]
 TEXTS = [f"{word} film with a bright scene and the music" for word in ("fine", "dull", "warm", "cold", "empty")] * 4
-LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -69,41 +67,5 @@ def test_every_request_is_answered_and_the_broker_sees_nothing(
     everything = b"\0".join(each.payload for each in carried)
     hidden = [b"film", b"bright", b"scene", b"int8", answers[0]["model_revision"].encode()]
     assert [secret for secret in hidden if secret in everything] == []
-
-
-def start(site: Any, model: dict[str, str], folder: Path, tier: Tier, *command: str) -> "subprocess.Popen[bytes]":
-    """Start a node with everything on; a device reads its standard input."""
-    node = "pi-1" if tier is Tier.DEVICE else f"{tier}-1"
-    own = site.authority.folder / "nodes" / node
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DIMEE_")},
-        **model,
-        "DIMEE_NODE__ID": node,
-        "DIMEE_MODEL__RELEASE_FILE": str(folder / f"{node}.release"),
-        "DIMEE_MQTT__PORT": str(site.broker.port),
-        "DIMEE_MQTT__TLS_CA_FILE": str(own / "ca.pem"),
-        "DIMEE_MQTT__TLS_CERTIFICATE_FILE": str(own / "certificate.pem"),
-        "DIMEE_MQTT__TLS_KEY_FILE": str(own / "key.pem"),
-        "DIMEE_CHANNEL__NAME": "sealed",
-    }
-    match tier:
-        case Tier.DEVICE:
-            environment["DIMEE_DEVICE__BUDGET_MS"] = "20000"
-        case Tier.EDGE:
-            environment["DIMEE_LOG__URL"] = f"sqlite:///{folder}/log.sqlite"
-    if tier is not Tier.DEVICE:
-        environment["DIMEE_CHANNEL__TIER_KEY_FOLDER"] = str(site.authority.folder / "tiers" / tier)
-    return subprocess.Popen(
-        [sys.executable, "-m", "common.cli", *command], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-
-
-def wait_online(statuses: Inbox, missing: set[str]) -> None:
-    """Wait for the retained statuses of nodes."""
-    while missing:
-        delivery = statuses.get(LIMIT_S)
-        assert delivery is not None, f"{missing} did not come online"
-        status = decode_status(delivery.payload)
-        if status.state == "online":
-            assert status.tier_key, "a sealed tier announces its key"
-            missing.discard(status.node)
+    with readable_log(f"sqlite:///{tmp_path}/log.sqlite") as engine:
+        assert [row.signature for row in oldest_first(engine)] == [Signature.VERIFIED] * len(TEXTS)

@@ -19,7 +19,7 @@ from common.transport.contract import Delivery, Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Tier
 from common.wire import codec
-from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, Tensor
+from common.wire.messages import Failure, HiddenStates, Message, Outcome, Receipt, SignedOutcome, Tensor
 from common.wire.topics import Topics
 
 TOPICS = Topics("home")
@@ -31,15 +31,19 @@ class Bench:
     def __init__(self, bundle: Path, transport: LoopbackTransport, *, max_remembered: int = 100) -> None:
         self.bundle = open_bundle(bundle)
         self.inbox = Inbox(1000)
+        self._transport = transport
         transport.subscribe("dimee/#", self.inbox)
+        self.worker = self.make_worker(max_remembered=max_remembered)
+
+    def make_worker(self, *, is_sure: bool = True, max_remembered: int = 100, signer: Any = None) -> TierWorker:
         manifest = self.bundle.manifest
-        pipeline = Pipeline(self.bundle, ConfidenceCascade(thresholds={2: 0.0}), depth=2)
-        self.worker = TierWorker(
+        return TierWorker(
             Identity(tier=Tier.EDGE, node="edge-1", topics=TOPICS, manifest=manifest),
-            pipeline,
-            transport,
+            Pipeline(self.bundle, ConfidenceCascade(thresholds={2: 0.0} if is_sure else {}), depth=2),
+            self._transport,
             escalation=Escalation(manifest, "int8"),
             max_remembered=max_remembered,
+            signer=signer,
         )
 
     def request(self, number: int = 1, **changes: Any) -> HiddenStates:
@@ -51,6 +55,13 @@ class Bench:
         at = time.monotonic() - waited_s
         self.worker.handle([Delivery(TOPICS.request(Tier.EDGE), payload, at) for payload in payloads])
         return [codec.decode(delivery.payload) for delivery in self.inbox.get_batch(1000, 0) or ()]
+
+
+class Vouching:
+    """Signs everything, with nothing that holds."""
+
+    def sign(self, device_id: str, outcome: bytes) -> SignedOutcome:
+        return SignedOutcome(outcome=outcome, certificate=device_id.encode(), signature=b"")
 
 
 @pytest.fixture
@@ -202,3 +213,30 @@ def test_a_device_is_told_at_once_that_there_is_no_place(bench: Bench) -> None:
     (failure,) = [codec.decode(delivery.payload) for delivery in bench.inbox.get_batch(10, 0) or ()]
     assert isinstance(failure, Failure)
     assert (failure.request_id, failure.code) == ("r1", "overloaded")
+
+
+def test_a_tier_that_cannot_sign_refuses_at_once_what_needs_a_signature(bench: Bench) -> None:
+    (said,) = bench.say(codec.encode(bench.request(needs_signature=True)))
+
+    assert isinstance(said, Failure)
+    assert (said.request_id, said.code) == ("r1", "unsigned")
+
+
+def test_what_needs_a_signature_still_does_after_an_escalation(bench: Bench) -> None:
+    bench.worker = bench.make_worker(is_sure=False, signer=Vouching())
+
+    carried, plain = bench.say(codec.encode(bench.request(1, needs_signature=True)), codec.encode(bench.request(2)))
+
+    assert isinstance(carried, HiddenStates)
+    assert isinstance(plain, HiddenStates)
+    assert (carried.needs_signature, plain.needs_signature) == (True, False)
+
+
+def test_a_repeated_request_gets_the_same_signed_outcome(bench: Bench) -> None:
+    bench.worker = bench.make_worker(signer=Vouching())
+    request = codec.encode(bench.request(needs_signature=True))
+
+    (first,), (second,) = bench.say(request), bench.say(request)
+
+    assert isinstance(first, SignedOutcome)
+    assert first == second

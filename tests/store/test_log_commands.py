@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.store.quarantine import Quarantine
-from common.types import Race, Record, Tier
+from common.types import Race, Record, Signature, Tier
 from tests.store.conftest import RecordMaker, Run
 
 Write = Callable[[Iterable[Record]], None]
@@ -60,6 +60,16 @@ def test_show_and_stats_say_who_won_a_race(run: Run, write: Write, record: Recor
     assert "1 races" in run("stats")[1]
     races = json.loads(run("stats", "--json")[1])["races"]
     assert races == {"requests": 1, "won_by_device": 1, "compared": 1, "agreed": 1}
+
+
+@pytest.mark.parametrize("verdict", [*Signature, None])
+def test_show_tells_what_became_of_the_signature(
+    run: Run, write: Write, record: RecordMaker, verdict: Signature | None
+) -> None:
+    write([record("signed", signature=verdict)])
+
+    assert f"signature {verdict or '-'}" in " ".join(run("show", "signed")[1].split())
+    assert json.loads(run("show", "signed", "--json")[1])["signature"] == verdict
 
 
 @pytest.mark.usefixtures("three")

@@ -1,6 +1,7 @@
 """Messages survive the wire; anything else is refused and harms nothing."""
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,6 +101,17 @@ def test_headings_say_what_decoding_would() -> None:
 def test_what_does_not_begin_like_a_message_has_no_headings(begin: object) -> None:
     with pytest.raises(WireError):
         codec.headings(begin if isinstance(begin, bytes) else msgpack.packb(begin))
+
+
+@pytest.mark.parametrize("num_fields", [9, 10, 12])
+def test_a_peer_of_another_minor_version_is_peeked_at_all_the_same(num_fields: int) -> None:
+    message = msgspec.structs.replace(hidden_states(np.ones((2, 3), np.float32)), attempt=2)
+    fields = [*msgpack.unpackb(codec.encode(message)), "of a later version"]
+
+    seen = codec.peek(msgpack.packb(fields[:num_fields]))
+
+    assert (seen.request_id, seen.device_id) == (message.request_id, message.device_id)
+    assert seen.is_retry is (num_fields > 9)
 
 
 @given(st.lists(hops, min_size=1, max_size=3), st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=5))

@@ -37,6 +37,7 @@ from common.service.core.calls import (
     Wire,
 )
 from common.service.core.confinement import confine
+from common.service.signatures import open_signer
 from common.service.trust import bundle_gate
 from common.service.worker import Identity, TierWorker
 from common.transport.contract import Delivery, Inbox, Transport
@@ -203,6 +204,7 @@ class _Ready:
             self.spoken,
             escalation=open_escalation(settings, bundle.manifest, pipeline),
             max_remembered=settings.worker.max_remembered,
+            signer=open_signer(settings),
         )
         self.requests, self.records = self.channel.inbox(1), self.channel.inbox(1)
         self.spoken.subscribe(topics.request(tier), self.requests)

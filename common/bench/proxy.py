@@ -64,13 +64,13 @@ class LinkProxy:
         """Close new connections at once, or take them again."""
         self._is_accepting = not is_refusing
 
-    def passed(self, num_bytes: int, *, is_up: bool) -> None:
+    def passed(self, chunk: bytes, *, is_up: bool) -> None:
         """Count what went through."""
         with self._lock:
             if is_up:
-                self.bytes_up += num_bytes
+                self.bytes_up += len(chunk)
             else:
-                self.bytes_down += num_bytes
+                self.bytes_down += len(chunk)
 
     def _accept(self) -> None:
         while self._is_open:
@@ -158,7 +158,7 @@ class _Pipe:
                 is_broken = True
                 self.cut()
             else:
-                self._proxy.passed(len(chunk), is_up=self._is_up)
+                self._proxy.passed(chunk, is_up=self._is_up)
         with contextlib.suppress(OSError):
             self._target.shutdown(socket.SHUT_WR)
         self._ended.append(self)

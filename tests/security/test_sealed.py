@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.bench.parts import Link
+from common.bench.proxy import LinkProxy
 from common.certificates.authority import Authority
 from common.certificates.names import Role
 from common.config.settings import (
@@ -27,6 +29,7 @@ from common.config.settings import (
     Routing,
 )
 from common.engine.choice import routing_table
+from common.engine.pipeline import Unsure
 from common.errors import ConfigError, TransportError
 from common.model.bundle import Bundle, derive, open_bundle
 from common.model.manifest import ROUTING_FILE
@@ -37,10 +40,11 @@ from common.service.presence import Standing, presence
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import open_pipeline, work
 from common.service.worker import Identity
-from common.transport.contract import Inbox
+from common.transport.contract import Inbox, Presence
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
+from common.transport.mqtt import MqttTransport
 from common.transport.outbox import Outgoing
-from common.types import Reason, Tier
+from common.types import Answer, Reason, Tier
 from common.wire.activations import CODEC_NAMES, codec
 from common.wire.topics import Topics
 from device_agent.agent import Agent
@@ -76,6 +80,13 @@ class SealedSite:
         self.counters: dict[str, Callable[[], dict[str, int]]] = {}
         self._stack = stack
 
+    def enter(self, context: Any) -> Any:
+        """Keep something open until all nodes have stopped; enter it before they start."""
+        return self._stack.enter_context(context)
+
+    def transport(self, node: str, status: Presence | None = None) -> Any:
+        return LoopbackTransport(self.broker, client_id=node, presence=status)
+
     def channel(self, node: str, tier: Tier) -> Channel:
         folder = self.authority.folder
         seal = None if tier is Tier.DEVICE else str(folder / "tiers" / tier)
@@ -100,7 +111,7 @@ class SealedSite:
         _, pipeline = open_pipeline(settings, tier)
         channel = open_channel(settings, tier)
         status = presence(tier, node, TOPICS, Standing(revision=self.bundle.revision), tier_key=channel.tier_key)
-        transport = LoopbackTransport(self.broker, client_id=node, presence=status)
+        transport = self.transport(node, status)
         spoken = channel.over(transport)
         identity = Identity(tier=tier, node=node, topics=TOPICS, manifest=self.bundle.manifest)
         telemetry = Telemetry(settings.metrics, tier, node, self.bundle.manifest)
@@ -125,7 +136,7 @@ class SealedSite:
             log=DeviceLog(keep_text=True, drain_s=5.0),
             channel=self.channel(node, Tier.DEVICE),
         )
-        transport = self._stack.enter_context(LoopbackTransport(self.broker, client_id=node))
+        transport = self._stack.enter_context(self.transport(node))
         return self._stack.enter_context(start_agent(settings, Stopping(), transport))
 
     def logged(self) -> list[tuple[str, str]]:
@@ -179,17 +190,59 @@ def test_a_captured_run_holds_no_plaintext(sealed_site: SealedSite) -> None:
 
     carried = b"\0".join(message.payload for message in sealed_site.between_tiers())
     assert len(carried) > 4 * 500
-    labels = {answer.label for answer in answers if answer.label}
-    words = {word for text in TEXTS for word in text.split() if len(word) > 3}
-    hidden = [b"int8", b"|i1", b"<f2", sealed_site.bundle.revision.encode()]
-    hidden += [label.encode() for label in labels if len(label) > 3] + [word.encode() for word in words]
+    hidden = [*plaintext(agent, answers), sealed_site.bundle.revision.encode()]
+    assert [secret for secret in hidden if secret in carried] == []
+
+
+def plaintext(agent: Agent, answers: list[Answer]) -> list[bytes]:
+    """Give what must not be seen: words, labels, how states are packed, and every piece of those that leave."""
+    words = [word for text in TEXTS for word in text.split()] + [answer.label for answer in answers if answer.label]
+    hidden = [word.encode() for word in words if len(word) > 3] + [b"int8"]
     for text in TEXTS:
         entered = agent._model.entrance.enter(text)
+        (verdict,) = agent._model.pipeline.advance([entered.state])
+        assert isinstance(verdict, Unsure)
         for codec_name in CODEC_NAMES:
-            tensors = codec(codec_name).encode(entered.state.hidden_states)
-            hidden += [tensor.data[start : start + 8] for tensor in tensors for start in range(0, len(tensor.data), 8)]
-    found = [secret for secret in hidden if len(secret) >= 3 and len(set(secret)) > 1 and secret in carried]
-    assert found == []
+            tensors = codec(codec_name).encode(verdict.state.hidden_states)
+            pieces = [tensor.data[start : start + 8] for tensor in tensors for start in range(0, len(tensor.data), 8)]
+            hidden += [piece for piece in pieces if len(set(piece)) > 3]  # a few bytes alone may be anything
+    return hidden
+
+
+class Capture(LinkProxy):
+    """What stands in all packets between the nodes and their broker."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        super().__init__(target, Link())
+        self.packets = bytearray()
+
+    def passed(self, chunk: bytes, *, is_up: bool) -> None:
+        super().passed(chunk, is_up=is_up)
+        self.packets += chunk
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_a_packet_capture_without_tls_holds_plaintext_only_where_it_is_not_sealed(
+    mosquitto: Any, sealed_site: SealedSite, is_sealed: bool
+) -> None:
+    capture = sealed_site.enter(Capture((mosquitto.host, mosquitto.port)))
+    sealed_site.transport = lambda node, status=None: MqttTransport(  # type: ignore[method-assign]
+        Mqtt(port=capture.port), client_id=node, presence=status
+    )
+    if not is_sealed:
+        sealed_site.channel = lambda _node, _tier: Channel()  # type: ignore[method-assign]
+    sealed_site.start(Tier.EDGE)
+    sealed_site.start(Tier.CLOUD)
+    agent = sealed_site.start_device()
+    answers = [agent.classify(text) for text in TEXTS]
+    wait_until(lambda: sealed_site.logged() == [(text, Tier.CLOUD) for text in sorted(TEXTS)])
+
+    seen = {secret for secret in plaintext(agent, answers) if secret in bytes(capture.packets)}
+
+    assert len(capture.packets) > 4 * 2000
+    assert (len(seen) > 40) is not is_sealed
+    assert (seen == set()) is is_sealed
 
 
 def test_the_search_would_find_plaintext(sealed_site: SealedSite) -> None:

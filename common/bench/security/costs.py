@@ -84,7 +84,7 @@ def measure(folder: Path, bundle: str, texts: tuple[str, ...], extent: Extent, p
         load_ms=load_ms,
         answers=answers,
         attacks=attacks(ends, extent.attacks),
-        bundle_flips=bundle_flips(premises.bundle, premises.public_key, extent.attacks // 10),
+        bundle_flips=bundle_flips(premises.bundle, premises.public_key, extent.attacks),
     )
 
 

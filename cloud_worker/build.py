@@ -22,6 +22,7 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
         node.runner,
         node.updates,
         node.telemetry,
+        node.showing,
     ):  # the runner drains its inbox, then the transport says goodbye
         node.tell_saturation()
         keep_loaded()

@@ -13,6 +13,7 @@ from common.engine.pipeline import Exited
 from common.errors import CrashError
 from common.routing.cost import CostModel
 from common.service.channels import open_channel
+from common.service.home_assistant.showing import open_showing
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.signatures import open_verifier
@@ -60,13 +61,14 @@ def start_agent(
     channel = open_channel(settings, Tier.DEVICE)
     inbox = channel.inbox(settings.mqtt.max_inbox)
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
-    meter = ShowingMeter(telemetry.meter)
     with ExitStack() as stack:
         way = (
             _Way(spoken=channel.over(transport), plain=transport)
             if transport is not None
             else _connect(settings, channel, standing, telemetry, stopping)
         )
+        showing = open_showing(settings, Tier.DEVICE, way.plain, standing=standing, telemetry=telemetry, points=points)
+        meter = ShowingMeter(telemetry.meter)
         way.plain.subscribe(topics.operating_point, points)
         way.spoken.subscribe(topics.outcome(node), inbox)
         if inputs is not None and transport is None:
@@ -115,6 +117,7 @@ def start_agent(
                 )
             )
         stack.enter_context(telemetry)
+        stack.enter_context(showing)
         resources.enter_context(stack.pop_all())
         return agent
 

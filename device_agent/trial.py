@@ -71,9 +71,9 @@ class ShowingMeter:
         self._inner = inner
         self.show: Callable[[Answer], None] = _show_nobody
 
-    def hop(self, hop: Hop) -> None:
+    def hop(self, hop: Hop, *, has_answered: bool) -> None:
         """Note a tier's part in a request."""
-        self._inner.hop(hop)
+        self._inner.hop(hop, has_answered=has_answered)
 
     def answer(self, answer: Answer) -> None:
         """Note a request that is settled."""

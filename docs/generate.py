@@ -81,6 +81,7 @@ def wire() -> str:
         _status_section(kinds),
         _named_section("Rollout · `…/model/rollout`, retained", rollout.Rollout, kinds),
         _named_section("Release · part of a Rollout", rollout.Release, kinds),
+        _named_section("Figures · `…/status/{tier}/{node}/figures`, retained", documents.Figures, kinds),
         _named_section("LinkCap · `…/link`, retained", documents.LinkCap, kinds),
         "## Limits\n\n" + _limits_table(),
     )
@@ -164,6 +165,9 @@ def _topics_table() -> str:
         (site.training("down"), "the server part", "the device part", "Learned, Refused"),
         (site.link, "an operator, retained", "adaptive devices", "JSON LinkCap"),
         (site.status("{tier}", "{node}"), "every node, and the broker as its last will", "anyone", "JSON NodeStatus"),
+        (site.figures("{tier}", "{node}"), "a node in Home Assistant", "Home Assistant", "JSON Figures, retained"),
+        (site.discovery("{tier}", "{node}"), "the same", "the same", "JSON, a device's discovery payload, retained"),
+        (site.home_assistant, "Home Assistant", "nodes that are shown there", "`online` or `offline`"),
         (site.claim("{tier}", "{node}"), "every node", "that node", "a random token, retained: whose turn the id is"),
         (site.rollout, "the operator", "every node with `updates.folder`", "JSON Rollout, retained"),
         (site.operating_point, "the operator", "every node", "JSON OperatingPoint, retained"),
@@ -333,8 +337,8 @@ Each process reads one TOML file, named by `--config`. Commented examples: [devi
   variables say everything.
 - Only `node.id` has no default.
 - An unknown section or key is an error that names the nearest known one, in the file and in the environment.
-- `schema` and `tier` may stand above the first section. Files of an earlier schema are understood; `dimee config migrate FILE` rewrites
-  them, those of a later one are refused.
+- `schema` and `tier` may stand above the first section. Files of an earlier schema are understood, and `dimee config
+  migrate FILE` rewrites them; those of a later one are refused.
 - The password stands in a file of its own (`mqtt.password_file`), never in the settings.
 - `none` means: leave the key out.
 """

@@ -53,6 +53,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
         stack.enter_context(node.runner)
         stack.enter_context(node.updates)
         stack.enter_context(node.telemetry)
+        stack.enter_context(node.showing)
         node.tell_saturation()
         keep_loaded()
         stopping.wait()

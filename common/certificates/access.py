@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from common.certificates.names import Role
 from common.errors import ConfigError
+from common.types import Tier
 
 _HEADER = """\
 # Access by certificate name (Mosquitto: use_identity_as_username). What is not allowed here is refused.
@@ -42,12 +43,15 @@ def _device(site: str) -> Iterator[str]:
     yield f"write {root}/log"
     yield f"write {root}/status/device/%u"
     yield f"write {root}/status/device/%u/claim"
+    yield f"write {root}/status/device/%u/figures"
+    yield f"write homeassistant/device/dimee-{site}-device/%u/config"
     yield f"write {root}/device/%u/answer"
     yield f"read {root}/device/%u/outcome"
     yield f"read {root}/device/%u/input"
     yield f"read {root}/status/#"
     yield f"read {root}/model/#"
     yield f"read {root}/link"
+    yield "read homeassistant/status"
 
 
 def _lines(site: str, name: str, role: Role) -> Iterator[str]:
@@ -58,6 +62,8 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
             yield f"write {root}/device/+/outcome"
             yield f"write {root}/status/{role}/{name}"
             yield f"write {root}/status/{role}/{name}/claim"
+            yield f"write {root}/status/{role}/{name}/figures"
+            yield f"write homeassistant/device/dimee-{site}-{role}/{name}/config"
             if role is Role.EDGE:
                 yield f"read {root}/log"
         case Role.APPLICATION:
@@ -66,5 +72,11 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
         case Role.OPERATOR:
             yield f"write {root}/model/#"
             yield f"write {root}/link"
+            yield f"write {root}/status/+/+/figures"
+            yield from (f"write homeassistant/device/dimee-{site}-{tier}/+/config" for tier in Tier)
+        case Role.HOME_ASSISTANT:
+            yield "read homeassistant/#"
+            yield "write homeassistant/status"
+            yield f"write {root}/model/operating-point"
         case Role.DEVICE | Role.BROKER | Role.SEAL:
             return

@@ -20,6 +20,7 @@ class Role(StrEnum):
     BROKER = "broker"
     APPLICATION = "application"  # reads answers and statuses, sends inputs
     OPERATOR = "operator"  # publishes bundles for the site
+    HOME_ASSISTANT = "home-assistant"  # sees what nodes show it, and chooses the operating point
     SEAL = "seal"  # the key that all workers of a tier share; its name is the tier's
 
 

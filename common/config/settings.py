@@ -138,6 +138,13 @@ class Metrics(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"  # other machines may ask only where this is one of this machine's addresses, or 0.0.0.0
 
 
+class HomeAssistant(Section, frozen=True, kw_only=True):
+    """Whether this node shows itself in Home Assistant, by MQTT discovery."""
+
+    is_enabled: bool = False
+    every_s: Positive = 30.0  # between two sets of figures
+
+
 class Channel(Section, frozen=True, kw_only=True):
     """How messages between tiers are protected from the broker."""
 
@@ -182,6 +189,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     outbox: Outbox = Outbox()
     updates: DeviceUpdates = DeviceUpdates()
     metrics: Metrics = Metrics()
+    home_assistant: HomeAssistant = HomeAssistant()
     channel: Channel = Channel()
 
 
@@ -198,6 +206,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     broker: EmbeddedBroker = EmbeddedBroker()
     updates: Updates = Updates()
     metrics: Metrics = Metrics()
+    home_assistant: HomeAssistant = HomeAssistant()
     channel: Channel = Channel()
 
 
@@ -211,6 +220,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     worker: Worker = Worker()
     updates: Updates = Updates()
     metrics: Metrics = Metrics()
+    home_assistant: HomeAssistant = HomeAssistant()
     channel: Channel = Channel()
 
 

@@ -25,6 +25,12 @@ class Steered:
         self._exits = tuple(exit_.layer for exit_ in bundle.manifest.exits)
         self._policy = self._own
         self.revision = bundle.revision
+        self.point: OperatingPoint | None = None  # in effect
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Every policy that a point may name."""
+        return tuple(sorted(self._table.policies))
 
     def take(self, point: OperatingPoint | None) -> None:
         """Put an operating point into effect; None goes back to where the node began.
@@ -37,7 +43,7 @@ class Steered:
         if policy != self._policy:
             told = "its own policy" if point is None else f"{point.policy}, thresholds {point.thresholds or 'its own'}"
             _LOGGER.info("operating point of revision %s: %s", self.revision, told)
-        self._policy = policy
+        self._policy, self.point = policy, point
 
     @property
     def is_selective(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from weakref import WeakSet
 
 from common.engine.steering import Steered
@@ -22,6 +23,12 @@ class OperatingPoints(Inbox):
         self._last: OperatingPoint | None = None
         self._changes = threading.Lock()  # points come on the transport's thread, models on others
         self.refused = 0
+        self.on_point: Callable[[], None] = _tell_nobody  # called on the transport's thread
+
+    def model_of(self, revision: str) -> Steered | None:
+        """Give a model of this revision that follows the points, if there is one."""
+        with self._changes:
+            return next((model for model in self._models if model.revision == revision), None)
 
     def steer(self, bundle: Bundle, name: str) -> Steered:
         """Give a bundle's policy by name, to follow the points from now on.
@@ -38,8 +45,13 @@ class OperatingPoints(Inbox):
 
     def put(self, delivery: Delivery) -> bool:
         """Take a point; a cleared topic gives every model its own policy back."""
+        is_taken = self._take(delivery.payload)
+        self.on_point()
+        return is_taken
+
+    def _take(self, payload: bytes) -> bool:
         try:
-            point = decode_point(delivery.payload) if delivery.payload else None
+            point = decode_point(payload) if payload else None
         except WireError as exc:
             return self._refuse(exc)
         with self._changes:
@@ -63,3 +75,7 @@ class OperatingPoints(Inbox):
         self.refused += 1
         _LOGGER.warning("%s", reason)
         return False
+
+
+def _tell_nobody() -> None:
+    """Tell nobody."""

@@ -20,6 +20,7 @@ from common.service.channels import open_channel
 from common.service.computing import open_escalation, open_layers
 from common.service.core.client import open_core
 from common.service.core.node import CoreChannel, CoreWorker, peek_stored
+from common.service.home_assistant.showing import open_showing
 from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
@@ -53,6 +54,7 @@ class TierNode:
     telemetry: Telemetry
     status: Presence
     quarantine: Quarantine  # enter it first
+    showing: AbstractContextManager[object]  # in Home Assistant; enter it last
     core: AbstractContextManager[object] = field(default_factory=nullcontext)  # before even that
 
     def tell_saturation(self) -> None:
@@ -82,6 +84,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     telemetry.watch_connection(transport)
     telemetry.watch("operating_points", counters=lambda: {"refused": points.refused})
     telemetry.watch("channel", counters=channel.counters)
+    showing = open_showing(settings, tier, transport, standing=standing, telemetry=telemetry, points=points)
     spoken = channel.over(transport)
     quarantine = Quarantine(_quarantine_path(settings), most=settings.worker.max_quarantined)
     telemetry.watch("quarantine", counters=lambda: dict(quarantine.counters))
@@ -107,6 +110,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         telemetry=telemetry,
         status=status,
         quarantine=quarantine,
+        showing=showing,
     )
 
 
@@ -137,6 +141,7 @@ def _open_core_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping
         status=status,
         quarantine=Quarantine(None, most=settings.worker.max_quarantined),
         core=core,
+        showing=open_showing(settings, tier, transport, standing=standing, telemetry=telemetry),
     )
 
 

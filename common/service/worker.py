@@ -192,7 +192,7 @@ class TierWorker:
 
     def _send(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> None:
         hops = (*job.message.hops, self._hop(chosen, job, verdict, compute_ms))
-        self._meter.hop(hops[-1])
+        self._meter.hop(hops[-1], has_answered=isinstance(verdict, Exited))
         match verdict:
             case Exited():
                 self.counters["answered"] += 1

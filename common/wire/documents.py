@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InputError, WireError
-from common.types import Answer, Count, NodeStatus
+from common.types import Answer, Count, Fraction, NodeStatus, NonNegative
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -15,6 +15,16 @@ class Input(msgspec.Struct, frozen=True):
     pair: str | None = None
     id: str | None = None  # comes back in the answer's ``id``
     label: str | None = None  # ground truth, if known
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node has fared over its latest requests; null where there was none."""
+
+    revision: str
+    exit_share: Fraction | None = None  # of what it ran, how much it answered itself
+    latency_ms: NonNegative | None = None  # median; on a device from acceptance to answer, elsewhere of its own part
+    queue: Count = 0  # requests that wait here; on a device those on their way
+    operating_point: str | None = None  # the policy in effect; "own", or null where its thresholds were set
 
 
 class LinkCap(msgspec.Struct, frozen=True):

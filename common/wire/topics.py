@@ -66,6 +66,19 @@ class Topics(msgspec.Struct, frozen=True):
         """A node's retained status; both parts may be ``+`` to watch."""
         return f"dimee/v1/{self.site}/status/{tier}/{node}"
 
+    def figures(self, tier: Tier | str, node: str) -> str:
+        """How a node has fared lately, retained, for Home Assistant."""
+        return f"{self.status(tier, node)}/figures"
+
+    def discovery(self, tier: Tier | str, node: str) -> str:
+        """What Home Assistant shows of a node, retained; outside of the site, where Home Assistant looks."""
+        return f"homeassistant/device/dimee-{self.site}-{tier}/{node}/config"
+
+    @property
+    def home_assistant(self) -> str:
+        """Home Assistant's birth and last will: ``online`` or ``offline``."""
+        return "homeassistant/status"
+
     def claim(self, tier: Tier | str, node: str) -> str:
         """The token of the process that uses a node's id now, retained."""
         return claim_of(self.status(tier, node))

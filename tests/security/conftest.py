@@ -24,6 +24,7 @@ NODES = {
     "pi-2": Role.DEVICE,
     "app": Role.APPLICATION,
     "office": Role.OPERATOR,
+    "house": Role.HOME_ASSISTANT,
 }
 OVERSEER = "overseer"  # of these tests: sees and says everything
 

@@ -37,23 +37,36 @@ TOPICS = {
     "a new edge's status": f"{ROOT}/status/edge/{{me}}",
     "another site's log": "dimee/v1/work/log",
     "another version": "dimee/v2/home/log",
+    "own figures": f"{ROOT}/status/device/{{me}}/figures",
+    "own discovery": "homeassistant/device/dimee-home-device/{me}/config",
+    "pi-2's figures": f"{ROOT}/status/device/pi-2/figures",
+    "pi-2's discovery": "homeassistant/device/dimee-home-device/pi-2/config",
+    "edge-1's figures": f"{ROOT}/status/edge/edge-1/figures",
+    "edge-1's discovery": "homeassistant/device/dimee-home-edge/edge-1/config",
+    "another discovery": "homeassistant/device/lamp/config",
+    "birth": "homeassistant/status",
+    "operating point": f"{ROOT}/model/operating-point",
     "rollout": f"{ROOT}/model/rollout",
     "part of a bundle": f"{ROOT}/model/0123456789abcdef/a.onnx/0",
     "something else": "anything",
     "the broker itself": "$SYS/broker/uptime",
 }
 STATUSES = {"own status", "pi-2's status", "edge-1's status", "cloud-1's status", "a new edge's status"}
-STATUSES |= {"own claim", "pi-2's claim", "edge-1's claim"}
+STATUSES |= {"own claim", "pi-2's claim", "edge-1's claim", "own figures", "pi-2's figures", "edge-1's figures"}
 EVERY_NODE_WRITES = {"edge request", "cloud request", "log", "own status", "own claim", "own answer"}
-BUNDLES = {"rollout", "part of a bundle"}
-EVERY_NODE_READS = {"own outcome", "own input"} | STATUSES | BUNDLES
+EVERY_NODE_WRITES |= {"own figures", "own discovery"}
+BUNDLES = {"rollout", "part of a bundle", "operating point"}
+SHOWN = {"own discovery", "pi-2's discovery", "edge-1's discovery"}
+EVERY_NODE_READS = {"own outcome", "own input", "birth"} | STATUSES | BUNDLES
 MAY_WRITE = {
     "pi-1": EVERY_NODE_WRITES,
     "edge-1": EVERY_NODE_WRITES
-    | {"own outcome", "pi-2's outcome", "edge-1's status", "edge-1's claim", "a new edge's status"},
+    | {"own outcome", "pi-2's outcome", "edge-1's status", "edge-1's claim", "a new edge's status"}
+    | {"edge-1's figures", "edge-1's discovery"},
     "cloud-1": EVERY_NODE_WRITES | {"own outcome", "pi-2's outcome", "cloud-1's status"},
     "app": EVERY_NODE_WRITES | {"own input", "pi-2's input"},
-    "office": EVERY_NODE_WRITES | BUNDLES,
+    "office": EVERY_NODE_WRITES | BUNDLES | SHOWN | {"pi-2's figures", "edge-1's figures"},
+    "house": EVERY_NODE_WRITES | {"birth", "operating point"},
 }
 MAY_READ = {
     "pi-1": EVERY_NODE_READS,
@@ -61,9 +74,10 @@ MAY_READ = {
     "cloud-1": EVERY_NODE_READS | {"cloud request"},
     "app": EVERY_NODE_READS | {"own answer", "pi-2's answer"},
     "office": EVERY_NODE_READS,
+    "house": EVERY_NODE_READS | SHOWN | {"another discovery"},
 }
 READERS, WRITERS = "readers", "writers"
-EVERYBODY = frozenset({"pi-1", "edge-1", "cloud-1", "app", "office"})
+EVERYBODY = frozenset({"pi-1", "edge-1", "cloud-1", "app", "office", "house"})
 BY_TOPIC = {  # whose topic it is, and who may read and write it
     "log": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
     "request(edge)": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
@@ -72,7 +86,8 @@ BY_TOPIC = {  # whose topic it is, and who may read and write it
     "input(pi-1)": {READERS: {"pi-1"}, WRITERS: {"app"}},
     "answer(pi-1)": {READERS: {"app"}, WRITERS: {"pi-1"}},
     "link": {READERS: EVERYBODY, WRITERS: {"office"}},
-    "operating_point": {READERS: EVERYBODY, WRITERS: {"office"}},
+    "operating_point": {READERS: EVERYBODY, WRITERS: {"office", "house"}},
+    "home_assistant": {READERS: EVERYBODY, WRITERS: {"house"}},
     "training(up)": {READERS: set(), WRITERS: set()},  # one topic for all: a device could read another's gradients
     "training(down)": {READERS: set(), WRITERS: set()},
     "rollout": {READERS: EVERYBODY, WRITERS: {"office"}},
@@ -80,6 +95,14 @@ BY_TOPIC = {  # whose topic it is, and who may read and write it
     **{
         f"{name}({tier},{node})": {READERS: EVERYBODY, WRITERS: {node}}
         for name in ("status", "claim")
+        for tier, node in (("device", "pi-1"), ("edge", "edge-1"), ("cloud", "cloud-1"))
+    },
+    **{
+        f"figures({tier},{node})": {READERS: EVERYBODY, WRITERS: {node, "office"}}
+        for tier, node in (("device", "pi-1"), ("edge", "edge-1"), ("cloud", "cloud-1"))
+    },
+    **{
+        f"discovery({tier},{node})": {READERS: {"house"}, WRITERS: {node, "office"}}
         for tier, node in (("device", "pi-1"), ("edge", "edge-1"), ("cloud", "cloud-1"))
     },
 }
@@ -167,6 +190,7 @@ def test_every_topic_of_the_product_is_in_the_list_for_exactly_the_right_roles(t
     """Walks what ``Topics`` offers, so that a new topic fails here until somebody says whose it is."""
     offered = {name for name in vars(Topics) if not name.startswith("_") and name not in Topics.__struct_fields__}
     nodes = {"edge-1": Role.EDGE, "cloud-1": Role.CLOUD, "app": Role.APPLICATION, "office": Role.OPERATOR}
+    nodes["house"] = Role.HOME_ASSISTANT
     (tmp_path / "acl").write_text(access_list("home", nodes.items()))
     listed = AccessList.read(tmp_path / "acl")
 

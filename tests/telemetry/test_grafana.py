@@ -44,7 +44,7 @@ def exposed() -> dict[str, set[str]]:
     vitals.counters["transport"] = lambda: {"sent": 1}
     vitals.gauges["transport"] = lambda: {"connected": 1.0}
     meter = PrometheusMeter(frozenset({2}))
-    meter.hop(hop)
+    meter.hop(hop, has_answered=True)
     meter.answer(answer)
     series: dict[str, set[str]] = {}
     for line in Exposition(vitals, meter.registry).text().decode().splitlines():

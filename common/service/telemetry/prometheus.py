@@ -52,7 +52,7 @@ class PrometheusMeter:
         for part in ("queue", "compute"):
             self._hop_seconds.labels(part)
 
-    def hop(self, hop: Hop) -> None:
+    def hop(self, hop: Hop, *, has_answered: bool) -> None:  # noqa: ARG002 - answers are counted at the device
         """Note this tier's part in a request."""
         self._hop_seconds.labels("queue").observe(hop.queue_ms / 1000)
         self._hop_seconds.labels("compute").observe(hop.compute_ms / 1000)

@@ -70,6 +70,11 @@ class Telemetry:
         """Give all counters under their parts' names, for the node's status."""
         return {f"{part}_{event}": n for part, found in self._vitals.counters.items() for event, n in found().items()}
 
+    def gauge(self, part: str, name: str) -> float:
+        """Measure one thing now; 0 before its part is there."""
+        gauges = self._vitals.gauges.get(part)
+        return 0.0 if gauges is None else gauges().get(name, 0.0)
+
     def __enter__(self) -> Self:
         if self._open_server is not None:
             self._resources.enter_context(self._open_server(self._vitals))

@@ -36,8 +36,8 @@ class Vitals:
 class Meter(Protocol):
     """Takes the measure of what passes; returns at once, from any thread."""
 
-    def hop(self, hop: Hop) -> None:
-        """Note this tier's part in a request."""
+    def hop(self, hop: Hop, *, has_answered: bool) -> None:
+        """Note this tier's part in a request, and whether it answered it."""
 
     def answer(self, answer: Answer) -> None:
         """Note a request that is settled."""
@@ -46,7 +46,7 @@ class Meter(Protocol):
 class NoMeter:
     """Measures nothing."""
 
-    def hop(self, hop: Hop) -> None:
+    def hop(self, hop: Hop, *, has_answered: bool) -> None:
         """Let it pass."""
 
     def answer(self, answer: Answer) -> None:

@@ -1,0 +1,1 @@
+"""A node as a device of Home Assistant, by MQTT discovery."""

@@ -1,7 +1,8 @@
 """Figures over the log, per tier and in all, read from indexes so that a million requests take under a second."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,6 +14,8 @@ from common.store.schema import request_log
 from common.types import TIERS, Reason, Tier
 
 _COLUMN = request_log.c
+_BUCKETS = 64  # of latencies, each a 64th longer than the one before
+_SLACK_MS = 1e-3  # more than rounding takes
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,23 +65,29 @@ class _Percentiles(NamedTuple):
     p95: float | None
 
 
+class _Latencies(NamedTuple):
+    """How many requests fall into each bucket of latencies; buckets are numbered from fast to slow."""
+
+    tiers: Sequence[Tier]
+    counts: Counter[int]
+
+
 def stats(engine: sa.Engine, filters: Filters = NO_FILTERS) -> Stats:
     """Reckon the figures of all requests that pass the filters, as of one moment."""
     conditions = _conditions(filters)
     with storing(engine), engine.begin() as connection:
-        groups = {Tier(row["exit_tier"]): row for row in _sums(connection, conditions)}
-        tiers = [tier for tier in TIERS if tier in groups]
-        percentiles = {tier: _percentiles(connection, conditions, [tier], groups[tier]["answered"]) for tier in tiers}
-        requests = sum(row["answered"] for row in groups.values())
-        overall = _percentiles(connection, conditions, tiers, requests)
+        rows = _sums(connection, conditions)
+        groups = {tier: found for tier in TIERS if (found := [row for row in rows if row["exit_tier"] == tier.value])}
+        percentiles = {tier: _percentiles(connection, conditions, _latencies([tier], groups)) for tier in groups}
+        overall = _percentiles(connection, conditions, _latencies(list(groups), groups))
         races = Races(**connection.execute(_RACES.where(*_conditions(filters, is_tier_indexed=False))).mappings().one())
-    rows = list(groups.values())
+    requests = sum(row["answered"] for row in rows)
     return Stats(
         requests=requests,
         first_created_at=min((row["first"] for row in rows), default=None),
         last_created_at=max((row["last"] for row in rows), default=None),
         overall=_figures(rows, requests, overall),
-        tiers={tier: _figures([groups[tier]], requests, percentiles[tier]) for tier in tiers},
+        tiers={tier: _figures(found, requests, percentiles[tier]) for tier, found in groups.items()},
         races=races,
     )
 
@@ -95,10 +104,13 @@ def _conditions(filters: Filters, *, is_tier_indexed: bool = True) -> list[sa.Co
 
 
 def _sums(connection: sa.Connection, conditions: list[sa.ColumnElement[bool]]) -> Sequence[sa.RowMapping]:
+    """Sum up by tier and bucket, in one pass."""
     by_reason = [sa.func.count().filter(_COLUMN.reason == reason.value).label(reason.value) for reason in Reason]
+    bucket = _bucket(connection)
     statement = (
         sa.select(
             _COLUMN.exit_tier,
+            (sa.literal(0) if bucket is None else bucket).label("bucket"),
             sa.func.count().label("answered"),
             sa.func.min(_COLUMN.created_at).label("first"),
             sa.func.max(_COLUMN.created_at).label("last"),
@@ -109,24 +121,68 @@ def _sums(connection: sa.Connection, conditions: list[sa.ColumnElement[bool]]) -
             *by_reason,
         )
         .where(*conditions)
-        .group_by(_COLUMN.exit_tier)
+        .group_by(_COLUMN.exit_tier, *([] if bucket is None else [sa.text("bucket")]))
     )
     return connection.execute(statement).mappings().all()
 
 
+def _bucket(connection: sa.Connection) -> sa.ColumnElement[int] | None:
+    """Number a latency's bucket; None where all lie in one.
+
+    PostgreSQL sorts a whole tier to skip along it, so it looks through one bucket only. SQLite skips along the index in
+    a third of the time that grouping by anything but the index would take.
+    """
+    if connection.dialect.name == "sqlite":
+        return None
+    number = sa.func.floor(sa.func.ln(_COLUMN.total_ms + 1.0) * sa.literal_column(str(_BUCKETS)))
+    return sa.cast(number, sa.Integer)
+
+
+def _latencies(tiers: Sequence[Tier], groups: Mapping[Tier, Sequence[sa.RowMapping]]) -> _Latencies:
+    counts: Counter[int] = Counter()
+    for tier in tiers:
+        for row in groups[tier]:
+            counts[row["bucket"]] += row["answered"]
+    return _Latencies(tiers, counts)
+
+
 def _percentiles(
-    connection: sa.Connection, conditions: list[sa.ColumnElement[bool]], tiers: list[Tier], requests: int
+    connection: sa.Connection, conditions: list[sa.ColumnElement[bool]], latencies: _Latencies
 ) -> _Percentiles:
-    """Find the nearest ranks by skipping along the index, from whichever end is nearer."""
+    requests = latencies.counts.total()
     if not requests:
         return _Percentiles(None, None)
+    ranks = (math.ceil(requests / 2), math.ceil(requests * 95 / 100))
+    return _Percentiles(*(_ranked(connection, conditions, latencies, rank) for rank in ranks))
+
+
+def _ranked(
+    connection: sa.Connection, conditions: list[sa.ColumnElement[bool]], latencies: _Latencies, rank: int
+) -> float:
+    """Find a latency by its rank, from 1: skip along the index within its bucket, from whichever end is nearer."""
+    bucket, place = 0, rank - 1
+    for bucket in sorted(latencies.counts):
+        if place < latencies.counts[bucket]:
+            break
+        place -= latencies.counts[bucket]
+    within = [*conditions, *_in_bucket(connection, bucket)]
     # one ordered walk per tier, merged: the index holds the latencies in order within a tier only
-    walks = [sa.select(_COLUMN.total_ms).where(_COLUMN.exit_tier == tier.value, *conditions) for tier in tiers]
+    walks = [sa.select(_COLUMN.total_ms).where(_COLUMN.exit_tier == tier.value, *within) for tier in latencies.tiers]
     walk = sa.union_all(*walks) if len(walks) > 1 else walks[0]
     latency: sa.ColumnElement[float] = sa.literal_column("total_ms")
-    upwards = walk.order_by(latency).limit(1).offset(math.ceil(requests / 2) - 1)
-    downwards = walk.order_by(latency.desc()).limit(1).offset(requests - math.ceil(requests * 95 / 100))
-    return _Percentiles(connection.execute(upwards).scalar_one(), connection.execute(downwards).scalar_one())
+    from_the_end = latencies.counts[bucket] - 1 - place
+    ordered = walk.order_by(latency) if place <= from_the_end else walk.order_by(latency.desc())
+    found: float = connection.execute(ordered.limit(1).offset(min(place, from_the_end))).scalar_one()
+    return found
+
+
+def _in_bucket(connection: sa.Connection, number: int) -> list[sa.ColumnElement[bool]]:
+    """Say so twice: exactly, and as a range a little wider, which the index knows."""
+    bucket = _bucket(connection)
+    if bucket is None:
+        return []
+    low, high = (math.expm1(edge / _BUCKETS) for edge in (number, number + 1))
+    return [bucket == number, _COLUMN.total_ms.between(low - _SLACK_MS, high + _SLACK_MS)]
 
 
 def _figures(rows: Sequence[sa.RowMapping], requests: int, percentiles: _Percentiles) -> Figures:

@@ -43,5 +43,5 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml infra/constraints.txt
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml infra/constraints.txt
 	$(INSTALL) torch    # the constraints pin the version: a plain torch may bring gigabytes of GPU packages
-	$(INSTALL) --editable '.[dashboard,edge,evaluate,metrics,parquet,postgresql,security,train,check,test]'
+	$(INSTALL) --editable '.[dashboard,edge,evaluate,metrics,parquet,postgresql,security,tracing,train,check,test]'
 	touch $@

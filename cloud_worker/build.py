@@ -18,6 +18,7 @@ def run(settings: CloudSettings, stopping: Stopping) -> None:
     with (
         node.core,
         node.quarantine,
+        node.tracer,
         node.transport,
         node.runner,
         node.updates,

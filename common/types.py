@@ -102,6 +102,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     hops: tuple[Hop, ...] = ()
     attempts: Count = 0  # messages that left the device for it
     signature: Signature | None = None  # None: nobody asked, or nobody else answered
+    trace_id: str = ""  # 32 hexadecimal digits, W3C Trace Context; empty outside any trace
 
     @property
     def queue_ms(self) -> float:

@@ -13,6 +13,7 @@ from typing import Self
 from common.config.settings import DeviceLimits
 from common.engine.pipeline import Exited, State, Unsure, Verdict
 from common.errors import OverloadedError
+from common.service.telemetry.tracing import NOWHERE, Place, Tracer
 from common.store.promises import Promised
 from common.transport.contract import Transport
 from common.types import Answer, Hop, Tier
@@ -23,6 +24,7 @@ from device_agent.pending import Pending
 from device_agent.recovery import Recovered
 from device_agent.settler import Settler
 from device_agent.surroundings import Surroundings
+from device_agent.traces import trace
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Agent:
         *,
         outbox: Outbox,
         limits: DeviceLimits,
+        tracer: Tracer,
         resources: ExitStack,
     ) -> None:
         self.device_id = device_id
@@ -50,6 +53,7 @@ class Agent:
         self._settler = settler
         self._outbox = outbox
         self._limits = limits
+        self._tracer = tracer
         self._resources = resources  # closed last in, first out: the settler, then the transport
         self.surroundings = Surroundings()
         self.recovered: tuple[Recovered, ...] = ()  # of a former process, for those who asked it
@@ -80,17 +84,25 @@ class Agent:
         """What happened so far: answers by reason, retries, refusals, duplicates, and what the transport counts."""
         return {**self._settler.counters, **self._outbox.counters, **self.transport.counters()}
 
-    def classify(self, text: str, pair: str | None = None) -> Answer:
+    def classify(self, text: str, pair: str | None = None, *, traceparent: str | None = None) -> Answer:
         """Answer one text; takes at most the budget, or the device's own time if that is longer.
+
+        ``traceparent`` is the caller's span by W3C Trace Context.
 
         Raises:
             InputError: The text cannot be classified.
             OverloadedError: A bound is reached; nothing was accepted.
         """
-        return self.submit(text, pair).result()
+        return self.submit(text, pair, traceparent=traceparent).result()
 
     def submit(
-        self, text: str, pair: str | None = None, *, true_label: str | None = None, input_id: str | None = None
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        true_label: str | None = None,
+        input_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Future[Answer]:
         """Accept one text; runs the device's layers now and waits for nothing but a free place in flight.
 
@@ -115,7 +127,9 @@ class Agent:
             pair=pair,
             true_label=true_label,
         )
-        pending = self._pending(promised, accepted_at, self._limits.budget_ms / 1000)
+        place = self._tracer.join(traceparent or "")
+        pending = self._pending(promised, accepted_at, self._limits.budget_ms / 1000, place)
+        trace(self._tracer, pending)
         self._begin(pending)
         return pending.future
 
@@ -147,7 +161,7 @@ class Agent:
             _compute_here(self.device_id, pending)
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
-    def _pending(self, promised: Promised, accepted_at: float, left_s: float) -> Pending:
+    def _pending(self, promised: Promised, accepted_at: float, left_s: float, place: Place = NOWHERE) -> Pending:
         model = self._model
         return Pending(
             promised=promised,
@@ -155,6 +169,7 @@ class Agent:
             model=model,
             accepted_at=accepted_at,
             deadline=time.monotonic() + left_s if left_s <= 0 else accepted_at + self._limits.budget_ms / 1000,
+            place=place,
         )
 
     def _begin(self, pending: Pending) -> None:
@@ -188,6 +203,7 @@ class Agent:
             budget_ms=max(0.0, (pending.deadline - time.monotonic()) * 1000),
             hops=pending.hops,
             needs_signature=self._limits.needs_signatures,
+            traceparent=pending.place.traceparent,
         )
         self._outbox.accept(pending.promised)
         if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):
@@ -208,6 +224,7 @@ def _request_id(created_at: float) -> str:
 
 def run_device_layers(device_id: str, pending: Pending) -> Verdict:
     """Run [0, m) over a request's embedding, and note the device's hop."""
+    pending.computed_at = time.monotonic()
     started = time.perf_counter()
     (verdict,) = pending.model.pipeline.advance([pending.entered.state])
     best = verdict if isinstance(verdict, Exited) else verdict.best

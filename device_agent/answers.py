@@ -135,6 +135,7 @@ class AnswerMaker:
             hops=hops,
             attempts=pending.attempts,
             signature=signature,
+            trace_id=pending.place.trace_id,
         )
 
 

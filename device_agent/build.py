@@ -19,6 +19,7 @@ from common.service.presence import Standing, announce, presence
 from common.service.signatures import open_verifier
 from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
+from common.service.telemetry.tracing import open_tracer
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
@@ -61,7 +62,10 @@ def start_agent(
     channel = open_channel(settings, Tier.DEVICE)
     inbox = channel.inbox(settings.mqtt.max_inbox)
     telemetry = Telemetry(settings.metrics, Tier.DEVICE, node, bundle.manifest)
+    tracer = open_tracer(settings.tracing, Tier.DEVICE, node)
+    telemetry.watch("tracing", counters=tracer.counters)
     with ExitStack() as stack:
+        stack.enter_context(tracer)
         way = (
             _Way(spoken=channel.over(transport), plain=transport)
             if transport is not None
@@ -105,7 +109,17 @@ def start_agent(
         telemetry.watch("operating_points", counters=lambda: {"refused": points.refused})
         telemetry.watch("outbox", counters=lambda: dict(outbox.counters))
         resources = ExitStack()
-        agent = Agent(node, topics, model, settler, way.spoken, outbox=outbox, limits=limits, resources=resources)
+        agent = Agent(
+            node,
+            topics,
+            model,
+            settler,
+            way.spoken,
+            outbox=outbox,
+            limits=limits,
+            tracer=tracer,
+            resources=resources,
+        )
         way.spoken.subscribe(topics.status("+", "+"), agent.surroundings)
         if settings.uplink.is_adaptive:
             way.spoken.subscribe(topics.link, LinkCaps(agent.cap_link))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common.engine.entrance import Entered
 from common.engine.pipeline import Exited
+from common.service.telemetry.tracing import NOWHERE, Place
 from common.store.promises import Promised
 from common.types import Answer, Hop
 from common.wire.messages import HiddenStates
@@ -22,6 +23,7 @@ class Pending:
     model: DeviceModel  # that it began with, whatever answers later ones
     accepted_at: float  # monotonic seconds
     deadline: float  # monotonic seconds
+    place: Place = NOWHERE  # in a trace
     future: Future[Answer] = field(default_factory=Future)
     local: Exited | None = None  # the device's own exit, where it has run
     hops: tuple[Hop, ...] = ()  # the device's own part
@@ -29,6 +31,8 @@ class Pending:
     message: HiddenStates | None = None  # what left, or will leave, for another tier
     attempts: int = 0
     sent_bytes: int = 0
+    computed_at: float = 0.0  # monotonic seconds, when the device's own layers began
+    left_at: float = 0.0  # monotonic seconds, of the first attempt
     sent_at: float = 0.0  # monotonic seconds, of the last attempt
     retry_at: float = 0.0  # monotonic seconds
     is_shadowed: bool = False  # the device's own exit has been asked for

@@ -83,7 +83,9 @@ class Serving:
             self._repeat(item, known)
             return
         try:
-            future = self._agent.submit(item.text, item.pair, true_label=item.label, input_id=item.id)
+            future = self._agent.submit(
+                item.text, item.pair, true_label=item.label, input_id=item.id, traceparent=item.traceparent
+            )
         except (InputError, OverloadedError) as exc:
             if item.id is not None:
                 with self._lock:

@@ -117,6 +117,7 @@ class Settler:
     def dispatch(self, pending: Pending) -> None:
         """Send a request to another tier and wait for its outcome."""
         pending.attempts = 1
+        pending.left_at = time.monotonic()
         self._timing.schedule_retry(pending)
         self._pending.add(pending, self._timing.next_look(pending))  # before it leaves: its outcome may be quick
         self._send(pending)
@@ -250,6 +251,7 @@ class Settler:
     def _attend(self, pending: Pending) -> None:
         now = time.monotonic()
         if now >= pending.deadline:
+            self._counts["deadline_missed"] += not pending.fallback
             self._fall_back(pending, f"no outcome within {self._limits.budget_ms:.0f} ms")
             return
         if self._timing.needs_shadow(pending, now):

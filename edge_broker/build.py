@@ -46,6 +46,7 @@ def run(settings: EdgeSettings, stopping: Stopping) -> None:
         if settings.log.is_recorder:
             recorder = _recorder(settings, node.spoken, log, stopping, stack, quarantine=node.quarantine)
         stack.enter_context(node.quarantine)
+        stack.enter_context(node.tracer)
         stack.enter_context(node.transport)
         if recorder is not None:
             recorder.observe(node.telemetry)

@@ -145,6 +145,18 @@ class HomeAssistant(Section, frozen=True, kw_only=True):
     every_s: Positive = 30.0  # between two sets of figures
 
 
+class Tracing(Section, frozen=True, kw_only=True):
+    """Spans of every traced request, for an OpenTelemetry collector."""
+
+    endpoint: str | None = None  # of the collector, by OTLP over HTTP, e.g. http://collector:4318; none without it
+
+
+class DeviceTracing(Tracing, frozen=True, kw_only=True):
+    """Spans of every traced request, for an OpenTelemetry collector."""
+
+    sample_rate: Fraction = 1.0  # of the requests that come without a traceparent, how many begin a trace
+
+
 class Channel(Section, frozen=True, kw_only=True):
     """How messages between tiers are protected from the broker."""
 
@@ -190,6 +202,7 @@ class DeviceSettings(Section, frozen=True, kw_only=True):
     updates: DeviceUpdates = DeviceUpdates()
     metrics: Metrics = Metrics()
     home_assistant: HomeAssistant = HomeAssistant()
+    tracing: DeviceTracing = DeviceTracing()
     channel: Channel = Channel()
 
 
@@ -207,6 +220,7 @@ class EdgeSettings(Section, frozen=True, kw_only=True):
     updates: Updates = Updates()
     metrics: Metrics = Metrics()
     home_assistant: HomeAssistant = HomeAssistant()
+    tracing: Tracing = Tracing()
     channel: Channel = Channel()
 
 
@@ -221,6 +235,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     updates: Updates = Updates()
     metrics: Metrics = Metrics()
     home_assistant: HomeAssistant = HomeAssistant()
+    tracing: Tracing = Tracing()
     channel: Channel = Channel()
 
 

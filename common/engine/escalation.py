@@ -43,6 +43,7 @@ class Escalation:
         hops: tuple[Hop, ...],
         revision: str | None = None,
         needs_signature: bool = False,
+        traceparent: bytes = b"",
     ) -> HiddenStates:
         """Make the message that carries a state on, under the request's own revision where that is another.
 
@@ -62,6 +63,7 @@ class Escalation:
             ),
             hops=hops,
             needs_signature=needs_signature,
+            traceparent=traceparent,
         )
 
 

@@ -27,6 +27,7 @@ from common.service.runner import Runner
 from common.service.signatures import open_signer
 from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry
+from common.service.telemetry.tracing import NoTracer, Tracer, open_tracer
 from common.service.trust import bundle_gate, trial_gate
 from common.service.updates.fetching import Fetcher
 from common.service.updates.serving import ServedReleases
@@ -55,6 +56,7 @@ class TierNode:
     status: Presence
     quarantine: Quarantine  # enter it first
     showing: AbstractContextManager[object]  # in Home Assistant; enter it last
+    tracer: Tracer = field(default_factory=NoTracer)  # enter it before the runner
     core: AbstractContextManager[object] = field(default_factory=nullcontext)  # before even that
 
     def tell_saturation(self) -> None:
@@ -88,6 +90,8 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     spoken = channel.over(transport)
     quarantine = Quarantine(_quarantine_path(settings), most=settings.worker.max_quarantined)
     telemetry.watch("quarantine", counters=lambda: dict(quarantine.counters))
+    tracer = open_tracer(settings.tracing, tier, node)
+    telemetry.watch("tracing", counters=tracer.counters)
     others = open_variants(settings, tier, bundle, points)
     worker, runner = work(
         settings,
@@ -99,6 +103,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         channel=channel,
         variants=others,
         quarantine=quarantine,
+        tracer=tracer,
     )
     tell = partial(announce, transport, status)
     return TierNode(
@@ -111,6 +116,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
         status=status,
         quarantine=quarantine,
         showing=showing,
+        tracer=tracer,
     )
 
 
@@ -259,6 +265,7 @@ def work(
     channel: Channel,
     variants: Sequence[Pipeline] = (),
     quarantine: Quarantine | None = None,
+    tracer: Tracer | None = None,
 ) -> tuple[TierWorker, Runner]:
     """Subscribe to a tier's requests; give the worker that answers them, and its runner."""
     escalation = open_escalation(settings, identity.manifest, pipeline)
@@ -272,6 +279,7 @@ def work(
         quarantine=quarantine,
         meter=telemetry.meter,
         signer=open_signer(settings),
+        tracer=tracer,
     )
     inbox = channel.inbox(settings.mqtt.max_inbox)
     transport.subscribe(identity.topics.request(identity.tier), inbox, group=str(identity.tier))

@@ -12,6 +12,7 @@ from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
 from common.errors import ConfigError, ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
+from common.service.telemetry.tracing import ESCALATED, NoTracer, Place, Tracer, hop_spans
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.quarantine import Name, Quarantine
 from common.transport.contract import Delivery, Transport
@@ -60,6 +61,7 @@ class _Job:
     state: State
     queue_ms: float
     delivery: Delivery
+    place: Place
 
     @property
     def name(self) -> Name:
@@ -81,10 +83,12 @@ class TierWorker:
         quarantine: Quarantine | None = None,
         meter: Meter = _NO_METER,
         signer: Signer | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._signer = signer
         self.counters: Counter[str] = Counter()
         self._meter = meter
+        self._tracer = NoTracer() if tracer is None else tracer
         self._quarantine = quarantine or Quarantine(None, most=_MOST_QUARANTINED)
         self._identity = identity
         self._transport = transport
@@ -146,7 +150,8 @@ class TierWorker:
             self._check_signer(message)
             model = self._model_of(message)
             state = _state(message, model.variants)
-            return _Job(message=message, model=model, state=state, queue_ms=queue_ms, delivery=delivery)
+            place = self._tracer.join(message.traceparent)
+            return _Job(message=message, model=model, state=state, queue_ms=queue_ms, delivery=delivery, place=place)
         except ConfigError as exc:
             self._refuse(message, "unsigned", exc)
         except ModelMismatchError as exc:
@@ -211,8 +216,16 @@ class TierWorker:
                     hops=hops,
                     revision=job.message.model_revision,
                     needs_signature=job.message.needs_signature,
+                    traceparent=job.place.traceparent,
                 )
                 self._publish(carried, self._identity.topics.request(Tier.CLOUD), codec.encode(carried))
+        self._trace(job, verdict, hops[-1])
+
+    def _trace(self, job: _Job, verdict: Verdict, hop: Hop) -> None:
+        reason = str(verdict.reason) if isinstance(verdict, Exited) else ESCALATED
+        revision = hop.variant or job.message.model_revision
+        received_at = job.delivery.received_at
+        self._tracer.tell(hop_spans(job.place, hop, received_at=received_at, reason=reason, revision=revision))
 
     def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> None:
         outcome = Outcome(

@@ -14,6 +14,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 def encode(message: Message) -> bytes:
     """Pack a message; floats travel in single precision, but for records, whose times need more."""
     fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    if isinstance(message, HiddenStates) and not message.traceparent:
+        del fields[-1]  # most requests are in no trace
     packed: bytes = msgpack.packb(fields, use_bin_type=True, use_single_float=not isinstance(message, LogRecord))
     return packed
 
@@ -48,6 +50,7 @@ class Peek(NamedTuple):
 
 
 _NOTHING = Peek()
+_PEEKED = frozenset({"request_id", "device_id", "budget_ms", "attempt"})
 
 
 def peek(payload: bytes) -> Peek:
@@ -72,9 +75,6 @@ def peek(payload: bytes) -> Peek:
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
         return _NOTHING
-
-
-_PEEKED = frozenset({"request_id", "device_id", "budget_ms", "attempt"})
 
 
 class Heading(NamedTuple):

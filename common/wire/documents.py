@@ -15,6 +15,7 @@ class Input(msgspec.Struct, frozen=True):
     pair: str | None = None
     id: str | None = None  # comes back in the answer's ``id``
     label: str | None = None  # ground truth, if known
+    traceparent: str | None = None  # W3C Trace Context: the span that asks
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +35,7 @@ class LinkCap(msgspec.Struct, frozen=True):
 
 
 def decode_input(payload: bytes) -> Input:
-    """Read plain UTF-8 text, or JSON ``{"text": …, "pair"?, "id"?, "label"?}``.
+    """Read plain UTF-8 text, or JSON ``{"text": …, "pair"?, "id"?, "label"?, "traceparent"?}``.
 
     Raises:
         InputError: The bytes are no UTF-8, or a JSON object that is no input.

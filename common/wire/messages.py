@@ -36,6 +36,7 @@ class HiddenStates(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     hops: Annotated[tuple[Hop, ...], msgspec.Meta(max_length=MAX_HOPS)] = ()  # so far
     attempt: Count = 1
     needs_signature: bool = False  # the device takes a SignedOutcome only
+    traceparent: bytes = b""  # of W3C Trace Context: trace id (16), span id (8), flags (1); left out where it is empty
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="O"):

@@ -67,6 +67,7 @@ def test_without_tiers_the_device_answers_degraded_within_its_budget(site: Any, 
     assert (answer.reason, answer.exit_tier, answer.exit_layer) == (Reason.DEGRADED, Tier.DEVICE, 1)
     assert answer.label is not None
     assert "300 ms" in answer.detail
+    assert agent.counters["deadline_missed"] == 1
 
 
 def test_many_requests_in_flight_get_one_answer_and_one_record_each(site: Any) -> None:

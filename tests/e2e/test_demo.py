@@ -143,7 +143,7 @@ def test_plain_lines_need_no_labels(tmp_path: Path) -> None:
 def test_a_device_process_never_imports_torch() -> None:
     code = (
         "import sys, device_agent.cli, device_agent.build, common.cli.root; "
-        "print([name for name in ('torch', 'transformers', 'onnx', 'amqtt') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'onnx', 'amqtt', 'opentelemetry') if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)

@@ -15,6 +15,7 @@ from common.wire.activations import CODEC_NAMES, decode_activation
 from common.wire.activations import codec as activation_codec
 from common.wire.messages import Failure, HiddenStates, LogRecord, LogRecords, Message, Outcome, Receipt, Tensor
 from common.wire.tensors import MAX_TENSOR_BYTES, pack, unpack
+from common.wire.trace_context import TraceContext
 
 HIDDEN = arrays.arrays(
     np.float32,
@@ -315,4 +316,25 @@ def test_an_escalation_costs_at_most_250_bytes_beside_its_numbers() -> None:
         hops=(hop, hop),
     )
 
+    traced = msgspec.structs.replace(message, traceparent=TraceContext.fresh().packed())
     assert len(codec.encode(message)) <= tokens * width + 2 * tokens + 250
+    assert len(codec.encode(traced)) <= tokens * width + 2 * tokens + 250
+
+
+def test_a_traceparent_takes_no_byte_where_there_is_none_and_is_read_by_peers_that_know_it() -> None:
+    message = hidden_states(np.ones((1, 2), np.float32))
+    traced = msgspec.structs.replace(message, traceparent=TraceContext.fresh().packed())
+
+    fields = msgpack.unpackb(codec.encode(message))  # as releases without the field write it
+
+    assert len(fields) == len(HiddenStates.__struct_fields__)  # the tag in place of the last one
+    assert codec.decode(codec.encode(traced)) == traced
+    assert codec.peek(codec.encode(traced)) == codec.peek(codec.encode(message)) != codec.Peek()
+
+
+def test_fields_of_a_later_release_are_passed_over() -> None:
+    message = hidden_states(np.ones((1, 2), np.float32))
+    later = msgpack.packb([*msgpack.unpackb(codec.encode(message)), b"", "from the future"])
+
+    assert codec.decode(later) == message
+    assert codec.peek(later) == codec.peek(codec.encode(message))

@@ -162,12 +162,15 @@ def open_core(settings: EdgeSettings | CloudSettings, tier: Tier) -> Core:
     """Start the core of a tier.
 
     Raises:
-        ConfigError: Its channel is not sealed, it is to serve more than one bundle, or this is not Linux.
+        ConfigError: Its channel is not sealed, it is to serve more than one bundle or to export spans, or this is not
+            Linux.
     """
     if settings.channel.name != "sealed":
         raise ConfigError("channel.has_core needs channel.name = 'sealed': what comes in plain needs no core")
     if settings.updates.folder is not None or settings.worker.variants:
         raise ConfigError("channel.has_core serves one bundle: unset updates.folder and worker.variants")
+    if settings.tracing.endpoint is not None:
+        raise ConfigError("channel.has_core exports no spans: unset tracing.endpoint; a traceparent is passed on")
     if not sys.platform.startswith("linux"):
         raise ConfigError(f"channel.has_core needs Linux; this is {sys.platform}")
     return Core(settings, tier)

@@ -76,7 +76,7 @@ class SealedSite:
         self.broker = Tapped()
         self.bundle = bundle
         self.authority = authority
-        self.log = f"sqlite:///{folder}/log.sqlite"
+        self.folder = folder
         self.counters: dict[str, Callable[[], dict[str, int]]] = {}
         self._stack = stack
 
@@ -99,8 +99,8 @@ class SealedSite:
             tier_key_folder=seal,
         )
 
-    def start(self, tier: Tier, policy: str = "unsure") -> None:
-        node, stopping = f"{tier}-1", Stopping()
+    def start(self, tier: Tier, policy: str = "unsure", *, node: str = "") -> None:
+        node, stopping = node or f"{tier}-1", Stopping()
         kind = EdgeSettings if tier is Tier.EDGE else CloudSettings
         settings = kind(
             node=Node(id=node),
@@ -117,14 +117,14 @@ class SealedSite:
         telemetry = Telemetry(settings.metrics, tier, node, self.bundle.manifest)
         _, runner = work(settings, identity, pipeline, spoken, stopping, telemetry=telemetry, channel=channel)
         if isinstance(settings, EdgeSettings):
-            settings = msgspec.structs.replace(settings, log=EdgeLog(url=self.log))
+            settings = msgspec.structs.replace(settings, log=EdgeLog(url=f"sqlite:///{self.folder}/{node}.sqlite"))
             recorder = _recorder(settings, spoken, channel.inbox(1000), stopping, self._stack)
             self._stack.enter_context(transport)
             self._stack.enter_context(recorder)
         else:
             self._stack.enter_context(transport)
         self._stack.enter_context(runner)
-        self.counters[tier] = channel.counters
+        self.counters[node] = channel.counters
 
     def start_device(self, node: str = "pi-1", **limits: Any) -> Agent:
         settings = DeviceSettings(
@@ -141,7 +141,7 @@ class SealedSite:
 
     def logged(self) -> list[tuple[str, str]]:
         """Give texts and exit tiers of the log, by text."""
-        with closing(sqlite3.connect(self.log.removeprefix("sqlite:///"))) as database:
+        with closing(sqlite3.connect(self.folder / "edge-1.sqlite")) as database:
             return database.execute("SELECT text, exit_tier FROM request_log ORDER BY text").fetchall()
 
     def between_tiers(self) -> list[Outgoing]:
@@ -258,6 +258,21 @@ def test_the_search_would_find_plaintext(sealed_site: SealedSite) -> None:
     assert sealed_site.bundle.revision.encode() in carried
 
 
+def test_a_rotated_tier_key_is_taken_up_from_its_announcement_while_requests_run(sealed_site: SealedSite) -> None:
+    sealed_site.authority.issue("edge-2", Role.EDGE)
+    sealed_site.start(Tier.EDGE, "eager")
+    agent = sealed_site.start_device()
+    before = agent.classify(TEXTS[0])
+
+    sealed_site.authority.rotate_seal(Tier.EDGE)
+    sealed_site.start(Tier.EDGE, "eager", node="edge-2")
+    after = [agent.classify(text) for text in TEXTS]
+
+    assert [hop.node for hop in before.hops] == ["pi-1", "edge-1"]
+    assert {answer.hops[-1].node for answer in after} == {"edge-2"}, "edge-1 does not hold the new key"
+    assert sealed_site.counters["edge-2"]()["opened"] >= len(TEXTS)
+
+
 def test_a_sealed_tier_takes_nothing_plain(sealed_site: SealedSite) -> None:
     sealed_site.start(Tier.EDGE, "eager")
     sealed_site.channel = lambda _node, _tier: Channel()  # type: ignore[method-assign]
@@ -266,7 +281,7 @@ def test_a_sealed_tier_takes_nothing_plain(sealed_site: SealedSite) -> None:
     answer = agent.classify(TEXTS[0])
 
     assert answer.reason is Reason.DEGRADED
-    assert sealed_site.counters[Tier.EDGE]()["refused_plain"] >= 1
+    assert sealed_site.counters["edge-1"]()["refused_plain"] >= 1
 
 
 def test_a_sealed_device_takes_nothing_plain_and_degrades_without_a_sealed_tier(sealed_site: SealedSite) -> None:
@@ -302,7 +317,7 @@ def test_what_a_hostile_broker_repeats_redirects_or_reflects_is_refused_and_coun
 
     assert [answer.exit_tier for answer in answers] == [Tier.EDGE] * len(TEXTS)
     wait_until(lambda: agent.counters["refused_replayed"] >= 2 * len(TEXTS) - 1)
-    wait_until(lambda: sealed_site.counters[Tier.EDGE]()["refused_replayed"] >= 2 * len(TEXTS))
+    wait_until(lambda: sealed_site.counters["edge-1"]()["refused_replayed"] >= 2 * len(TEXTS))
     wait_until(lambda: agent.counters["refused_plain"] >= len(TEXTS))
     wait_until(lambda: other.counters["refused_stranger"] >= len(TEXTS))
     assert other.counters.get("opened", 0) == 0
@@ -315,7 +330,7 @@ def test_a_device_cannot_speak_or_log_for_another(sealed_site: SealedSite) -> No
 
     thief.submit(TEXTS[0]).result()
 
-    wait_until(lambda: sealed_site.counters[Tier.EDGE]()["refused_substituted"] >= 1)
+    wait_until(lambda: sealed_site.counters["edge-1"]()["refused_substituted"] >= 1)
 
 
 def test_an_application_is_no_device(sealed_site: SealedSite) -> None:
@@ -324,7 +339,7 @@ def test_an_application_is_no_device(sealed_site: SealedSite) -> None:
     agent = sealed_site.start_device("pi-9", budget_ms=700.0)
 
     assert agent.classify(TEXTS[0]).reason is Reason.DEGRADED
-    assert sealed_site.counters[Tier.EDGE]()["refused_substituted"] >= 1
+    assert sealed_site.counters["edge-1"]()["refused_substituted"] >= 1
 
 
 def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site: SealedSite) -> None:

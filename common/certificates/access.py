@@ -74,6 +74,11 @@ def _lines(site: str, name: str, role: Role) -> Iterator[str]:
             yield f"write {root}/link"
             yield f"write {root}/status/+/+/figures"
             yield from (f"write homeassistant/device/dimee-{site}-{tier}/+/config" for tier in Tier)
+        case Role.BRIDGE:
+            yield f"read {root}/device/+/outcome"
+            yield f"write {root}/model/#"
+            yield f"write {root}/status/device/+"
+            yield f"write {root}/status/edge/+"
         case Role.HOME_ASSISTANT:
             yield "read homeassistant/#"
             yield "write homeassistant/status"

@@ -21,6 +21,7 @@ class Role(StrEnum):
     APPLICATION = "application"  # reads answers and statuses, sends inputs
     OPERATOR = "operator"  # publishes bundles for the site
     HOME_ASSISTANT = "home-assistant"  # sees what nodes show it, and chooses the operating point
+    BRIDGE = "bridge"  # brings a site's requests to the broker beside the cloud workers, and outcomes back
     SEAL = "seal"  # the key that all workers of a tier share; its name is the tier's
 
 

@@ -19,7 +19,7 @@ Days = Annotated[int, typer.Option(help="How long it is valid.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _HERE = Path("certs")
 _NODE_DAYS = 30
-_ROLES = ("device", "edge", "cloud", "broker", "application", "operator", "home-assistant")
+_ROLES = ("device", "edge", "cloud", "broker", "application", "operator", "home-assistant", "bridge")
 
 
 @app.callback()

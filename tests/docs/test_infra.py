@@ -20,6 +20,7 @@ from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings
 
 INFRA = Path(__file__).parents[2] / "infra"
 COMPOSE = INFRA / "compose.yaml"
+HADOLINT = Path(sys.executable).parent / "hadolint"
 LIMIT_S = 10.0
 
 
@@ -34,6 +35,21 @@ def test_compose_file_follows_the_compose_specification() -> None:
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_dockerfile_passes_its_linter() -> None:
+    checked = subprocess.run([HADOLINT, INFRA / "Dockerfile"], capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_linter_would_find_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /tmp && ls\n")
+
+    checked = subprocess.run([HADOLINT, tmp_path / "Dockerfile"], capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 1
+    assert {"DL3006", "DL3003"} <= set(re.findall(r"DL\d+", checked.stdout))
 
 
 def test_every_service_is_unprivileged_on_a_read_only_root(services: dict[str, Any]) -> None:

@@ -299,6 +299,31 @@ def test_packages_of_an_extra_count_only_where_it_is_configured(monkeypatch: pyt
     assert "dimee[edge]" in found[1].remedy
 
 
+@pytest.mark.parametrize(
+    ("limit", "state"), [("_LEAST_FREE_BYTES", "failed"), ("_AMPLE_FREE_BYTES", "warning"), (None, "ok")]
+)
+def test_a_disk_that_is_full_or_soon_will_be_is_found(
+    limit: str | None, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_checks, "_LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr(machine_checks, "_AMPLE_FREE_BYTES", 0)
+    if limit is not None:
+        monkeypatch.setattr(machine_checks, limit, 2**62)
+
+    found = machine_checks.check_disk(EdgeSettings(node=Node(id="edge-1")))
+
+    assert (found.state, "GiB free" in found.detail) == (state, True)
+
+
+def test_an_older_python_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine_checks.check_python().state == "ok"
+    monkeypatch.setattr("platform.python_version", lambda: "3.10.9")
+
+    found = machine_checks.check_python()
+
+    assert (found.state, found.detail) == ("failed", "3.10.9 is older than 3.11")
+
+
 def test_a_clock_before_the_installation_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
 

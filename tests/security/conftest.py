@@ -1,5 +1,6 @@
 """A site with its own authority, and a broker that asks for its certificates."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,9 @@ NODES = {
     "app": Role.APPLICATION,
     "office": Role.OPERATOR,
     "house": Role.HOME_ASSISTANT,
+    "bridge": Role.BRIDGE,
 }
+TLS_CONF = Path(__file__).parents[2] / "infra" / "mosquitto" / "tls.conf"
 OVERSEER = "overseer"  # of these tests: sees and says everything
 
 
@@ -120,16 +123,10 @@ def _access(folder: Path) -> Path:
 
 
 def _listener(authority: Authority, acl: Path) -> list[str]:
+    """The shipped configuration behind its listener's line, with this machine's paths."""
     own = authority.folder / "nodes" / "mosquitto"
-    return [
-        "allow_anonymous false",
-        f"cafile {own / 'ca.pem'}",
-        f"certfile {own / 'certificate.pem'}",
-        f"keyfile {own / 'key.pem'}",
-        f"crlfile {authority.folder / CRL_FILE}",
-        "require_certificate true",
-        "use_identity_as_username true",
-        "use_username_as_clientid true",
-        "tls_version tlsv1.2",
-        f"acl_file {acl}",
-    ]
+    places = {name: own / name for name in ("ca.pem", "certificate.pem", "key.pem")}
+    places |= {"crl.pem": authority.folder / CRL_FILE, "acl": acl}
+    first, *lines = (line for line in TLS_CONF.read_text(encoding="utf-8").splitlines() if line and line[0] != "#")
+    assert first == "listener 8883"
+    return [re.sub(r"/mosquitto/certs/(\S+)", lambda found: str(places[found[1]]), line) for line in lines]

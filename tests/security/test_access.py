@@ -67,6 +67,7 @@ MAY_WRITE = {
     "app": EVERY_NODE_WRITES | {"own input", "pi-2's input"},
     "office": EVERY_NODE_WRITES | BUNDLES | SHOWN | {"pi-2's figures", "edge-1's figures"},
     "house": EVERY_NODE_WRITES | {"birth", "operating point"},
+    "bridge": EVERY_NODE_WRITES | BUNDLES | {"pi-2's status", "edge-1's status", "a new edge's status"},
 }
 MAY_READ = {
     "pi-1": EVERY_NODE_READS,
@@ -75,26 +76,34 @@ MAY_READ = {
     "app": EVERY_NODE_READS | {"own answer", "pi-2's answer"},
     "office": EVERY_NODE_READS,
     "house": EVERY_NODE_READS | SHOWN | {"another discovery"},
+    "bridge": EVERY_NODE_READS | {"pi-2's outcome"},
 }
 READERS, WRITERS = "readers", "writers"
-EVERYBODY = frozenset({"pi-1", "edge-1", "cloud-1", "app", "office", "house"})
+EVERYBODY = frozenset({"pi-1", "edge-1", "cloud-1", "app", "office", "house", "bridge"})
 BY_TOPIC = {  # whose topic it is, and who may read and write it
     "log": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
     "request(edge)": {READERS: {"edge-1"}, WRITERS: EVERYBODY},
     "request(cloud)": {READERS: {"cloud-1"}, WRITERS: EVERYBODY},
-    "outcome(pi-1)": {READERS: {"pi-1"}, WRITERS: {"edge-1", "cloud-1"}},
+    "outcome(pi-1)": {READERS: {"pi-1", "bridge"}, WRITERS: {"edge-1", "cloud-1"}},
     "input(pi-1)": {READERS: {"pi-1"}, WRITERS: {"app"}},
     "answer(pi-1)": {READERS: {"app"}, WRITERS: {"pi-1"}},
     "link": {READERS: EVERYBODY, WRITERS: {"office"}},
-    "operating_point": {READERS: EVERYBODY, WRITERS: {"office", "house"}},
+    "operating_point": {READERS: EVERYBODY, WRITERS: {"office", "house", "bridge"}},
     "home_assistant": {READERS: EVERYBODY, WRITERS: {"house"}},
     "training(up)": {READERS: set(), WRITERS: set()},  # one topic for all: a device could read another's gradients
     "training(down)": {READERS: set(), WRITERS: set()},
-    "rollout": {READERS: EVERYBODY, WRITERS: {"office"}},
-    "chunk(0a,head.onnx,0)": {READERS: EVERYBODY, WRITERS: {"office"}},
+    "rollout": {READERS: EVERYBODY, WRITERS: {"office", "bridge"}},
+    "chunk(0a,head.onnx,0)": {READERS: EVERYBODY, WRITERS: {"office", "bridge"}},
     **{
-        f"{name}({tier},{node})": {READERS: EVERYBODY, WRITERS: {node}}
-        for name in ("status", "claim")
+        f"status({tier},{node})": {READERS: EVERYBODY, WRITERS: {node, *bridges}}
+        for tier, node, bridges in (
+            ("device", "pi-1", ["bridge"]),
+            ("edge", "edge-1", ["bridge"]),
+            ("cloud", "cloud-1", []),
+        )
+    },
+    **{
+        f"claim({tier},{node})": {READERS: EVERYBODY, WRITERS: {node}}
         for tier, node in (("device", "pi-1"), ("edge", "edge-1"), ("cloud", "cloud-1"))
     },
     **{
@@ -190,7 +199,7 @@ def test_every_topic_of_the_product_is_in_the_list_for_exactly_the_right_roles(t
     """Walks what ``Topics`` offers, so that a new topic fails here until somebody says whose it is."""
     offered = {name for name in vars(Topics) if not name.startswith("_") and name not in Topics.__struct_fields__}
     nodes = {"edge-1": Role.EDGE, "cloud-1": Role.CLOUD, "app": Role.APPLICATION, "office": Role.OPERATOR}
-    nodes["house"] = Role.HOME_ASSISTANT
+    nodes |= {"house": Role.HOME_ASSISTANT, "bridge": Role.BRIDGE}
     (tmp_path / "acl").write_text(access_list("home", nodes.items()))
     listed = AccessList.read(tmp_path / "acl")
 

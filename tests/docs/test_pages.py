@@ -3,30 +3,26 @@
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
+from pages import FENCE, PAGES, ROOT, commands_of, parse
 
 from common.cli.root import app
 from common.config.load import load
 from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings, Section
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 EXAMPLES: dict[str, type[Section]] = {"device": DeviceSettings, "edge": EdgeSettings, "cloud": CloudSettings}
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def _without_code(text: str) -> str:
-    return re.sub(r"`[^`\n]*`", "", _FENCE.sub("", text))
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
 
 
 def _anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -44,24 +40,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in _anchors(linked), f"{page.name} links to {target}; headings are {sorted(_anchors(linked))}"
 
 
-def _commands(page: Path) -> Iterator[tuple[str, bool]]:
-    """Give each command, and whether it stands whole in a block; in a sentence its arguments may be left out."""
-    text = page.read_text(encoding="utf-8")
-    for language, block in _FENCE.findall(text):
-        if language in {"sh", "console", "bash"}:
-            for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                for found in re.findall(r"(?:^|[|;&(] *|\$ |=\S+ |\S/)(dimee [a-z][^|;&>#)]*)", line.strip()):
-                    yield found.strip(), True
-    for found in re.findall(r"`(dimee [a-z][^`\n]*)`", _FENCE.sub("", text)):
-        yield found, False
-
-
 COMMANDS = sorted(
     {
         (str(page.relative_to(ROOT)), *found)
         for page in PAGES
         if "benchmarks" not in page.parts
-        for found in _commands(page)
+        for found in commands_of(page)
     }
 )
 
@@ -71,23 +55,10 @@ def test_command_in_the_pages_parses(page: str, line: str, is_whole: bool) -> No
     words = shlex.split(line)[1:]
 
     try:
-        _parse(typer.main.get_command(app), words)
+        parse(typer.main.get_command(app), words)
     except Exception as exc:  # noqa: BLE001 - typer's own copy of click has no public names
         if is_whole or type(exc).__name__ != "MissingParameter":
             pytest.fail(f"{page}: {line}: {exc!r}")
-
-
-def _parse(command: Any, words: list[str]) -> None:
-    """Parse without running; a word in capitals stands for a value."""
-    if hasattr(command, "get_command"):
-        if words and not words[0].startswith("-"):
-            found = command.get_command(None, words[0])
-            assert found is not None, f"there is no command {words[0]!r}"
-            _parse(found, words[1:])
-        return
-    filled = ["1" if re.fullmatch(r"[A-Z_]+", word) else word for word in words]
-    if "--help" not in words:
-        command.make_context(command.name, filled)
 
 
 def test_the_pages_hold_commands_at_all() -> None:
@@ -117,7 +88,7 @@ def test_toml_blocks_in_the_pages_are_settings_of_a_tier() -> None:
     blocks = [
         block
         for page in PAGES
-        for language, block in _FENCE.findall(page.read_text(encoding="utf-8"))
+        for language, block in FENCE.findall(page.read_text(encoding="utf-8"))
         if language == "toml"
     ]
     for block in blocks:

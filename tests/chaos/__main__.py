@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--duration", type=float, default=600, metavar="S", help="seconds of faults")
     parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults")
     parser.add_argument("--broker", choices=("mosquitto", "embedded"), default="mosquitto")
-    parser.add_argument("--protected", action="store_true", help="with everything of docs/security.md")
+    parser.add_argument("--protected", action="store_true", help="with everything of docs/SECURITY.md")
     parser.add_argument("--requests", type=int, default=10**9, help="stop after this many, if sooner")
     parser.add_argument("--rate", type=float, default=150.0, help="requests per second at most")
     parser.add_argument("--directory", type=Path, default=None, help="keep logs and databases here")

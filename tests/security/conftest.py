@@ -79,7 +79,7 @@ def authority(site_folder: Path, tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def site(authority: Authority, make_mosquitto: Callable[..., Any], tmp_path: Path) -> Iterator[Site]:
-    """The authority with a Mosquitto as docs/security.md sets it up: certificates, revocation, access by name."""
+    """The authority with a Mosquitto as docs/SECURITY.md sets it up: certificates, revocation, access by name."""
     with make_mosquitto(*_listener(authority, _access(tmp_path))) as broker:
         yield from _open(authority, broker)
 

@@ -19,7 +19,8 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/detect-secrets-hook --no-verify --baseline .ci/secrets.json $$(git ls-files) || test $$? = 3    # 3: lines have moved
+	mkdir -p $(BUILD) && cp .ci/secrets.json $(BUILD)/    # a copy: it is written anew, with status 3, when lines have moved
+	$(BIN)/detect-secrets-hook --no-verify --baseline $(BUILD)/secrets.json $$(git ls-files) || test $$? = 3
 	$(BIN)/pytest -q tests/docs
 
 test: $(VENV)/test.stamp

@@ -50,15 +50,17 @@ class NoAudit:
 class Audit:
     """Computes a share of the answers again, from the states that left, on a thread of its own."""
 
-    def __init__(self, bundle: Bundle, rate: float, threads: int = 1) -> None:
-        """Load all layers.
+    def __init__(self, bundle: Bundle, rate: float, threads: int = 1, *, sends_tokens: bool = False) -> None:
+        """Load all layers, and the embedding where tokens leave.
 
         Raises:
             ArtifactError: The bundle has not all of them, or they are not intact.
         """
         self.counters: Counter[str] = Counter()
         never = ConfidenceCascade(thresholds={})  # stops where it is told to, and nowhere else
-        self._pipeline = Pipeline(bundle, never, depth=bundle.manifest.num_layers, threads=threads)
+        self._pipeline = Pipeline(
+            bundle, never, depth=bundle.manifest.num_layers, threads=threads, takes_tokens=sends_tokens
+        )
         self._rate = rate
         self._claims: queue.Queue[_Claim | None] = queue.Queue(_MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="audit")
@@ -91,8 +93,9 @@ class Audit:
         """
         if any(hop.variant for hop in outcome.hops[len(message.hops) :]):
             raise ModelMismatchError("another variant of the model has computed it")
-        state = unpack_state(message, self._pipeline.manifest, self._pipeline.links)
-        (verdict,) = self._pipeline.advance([state], upto=outcome.exit_layer)
+        pipeline = self._pipeline
+        state = unpack_state(message, pipeline.manifest, pipeline.links, pipeline.embedding)
+        (verdict,) = pipeline.advance([state], upto=outcome.exit_layer)
         best = verdict if isinstance(verdict, Exited) else verdict.best
         if best.layer != outcome.exit_layer or len(best.logits) != len(outcome.logits):
             return False  # no tier ends there

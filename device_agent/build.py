@@ -87,7 +87,10 @@ def start_agent(
         journal = Journal(way.spoken, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
         audit: Auditor = NoAudit()
         if limits.audit_rate:
-            audit = stack.enter_context(Audit(bundle, limits.audit_rate, settings.model.threads))
+            sends_tokens = limits.offload == "tokens"
+            audit = stack.enter_context(
+                Audit(bundle, limits.audit_rate, settings.model.threads, sends_tokens=sends_tokens)
+            )
             telemetry.watch("audit", counters=lambda: dict(audit.counters))
         signatures = NeededSignatures(open_verifier(settings)) if limits.needs_signatures else AnySignature()
         settler = stack.enter_context(

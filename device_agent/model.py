@@ -44,7 +44,13 @@ def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints
         manifest=bundle.manifest,
         entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=settings.model.threads),
         pipeline=pipeline,
-        escalation=Escalation(bundle.manifest, settings.device.codec, links=pipeline.links, chooser=chooser),
+        escalation=Escalation(
+            bundle.manifest,
+            settings.device.codec,
+            links=pipeline.links,
+            chooser=chooser,
+            sends_tokens=settings.device.offload == "tokens",
+        ),
         uplink=uplink,
         adaptive=adaptive,
     )

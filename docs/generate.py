@@ -21,6 +21,7 @@ from common import types
 from common.config import settings
 from common.model import rollout
 from common.wire import activations, codec, documents, messages, tensors, topics
+from common.wire.tokens import TOKENS
 
 FOLDER = Path(__file__).parent
 _NOTICE = "<!-- Written by docs/generate.py from the code; change the code and run `make docs`. -->"
@@ -196,6 +197,10 @@ def _codecs_table() -> str:
     for name in activations.CODEC_NAMES:
         meaning = (type(activations.codec(name)).__doc__ or "").strip()
         rows.append((f"`{name}`", _BYTES[name], meaning))
+    whole = (
+        "Token ids in the place of the embedding output, at split point 0 alone; where `worker.takes_tokens` is set."
+    )
+    rows.append((f"`{TOKENS}`", "2 · S, or 4 · S beyond 65,536 words; + S for a pair", whole))
     return _table(("name", "bytes for S tokens of width H", "what it does"), rows)
 
 

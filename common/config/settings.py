@@ -67,6 +67,7 @@ class DeviceLimits(Section, frozen=True, kw_only=True):
     retry_ms: Positive = 500.0  # first wait for an outcome before a request goes out again
     shadow_ms: NonNegative = 100.0  # wait for an outcome before the device's own exit runs beside it
     codec: str = "int8"  # of the hidden states it sends
+    offload: Literal["hidden_states", "tokens"] = "hidden_states"  # before layer 0: tokens are small, and the words
     audit_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share of other tiers' answers computed again here
     needs_signatures: bool = False  # other tiers' answers count only with their signature; authority as in [channel]
 
@@ -105,6 +106,7 @@ class Worker(Section, frozen=True, kw_only=True):
     """What an edge or a cloud worker holds."""
 
     codec: str = "int8"  # of the hidden states it escalates
+    takes_tokens: bool = False  # load the embedding too, for devices with device.offload = "tokens"
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
     max_batch: AtLeastOne = 1  # computed together, never waited for; above 1, int8 answers depend on their company
     variants: tuple[str, ...] = ()  # bundles of the same training run, e.g. in float32; chosen by the time that is left

@@ -12,6 +12,7 @@ from common.model.segments import open_embedding
 from common.routing.evidence import EntryEvidence
 from common.routing.policies import Policy
 from common.types import Pool, Tier
+from common.wire.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,11 @@ class Entrance:
         entries = self._policy.enter(evidence)
         clustered = entries if entries.pools is not None else self._clusterer.enter(evidence)
         return Entered(
-            state=State(hidden_states=hidden[0], layers_run=0),
+            state=State(
+                hidden_states=hidden[0],
+                layers_run=0,
+                tokens=Tokens(ids=encoded.input_ids[0], types=encoded.token_type_ids[0]),
+            ),
             tier=entries.tier(0),
             pool=clustered.pool(0),
             distances=() if clustered.distances is None else tuple(clustered.distances[0].tolist()),

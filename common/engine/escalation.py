@@ -4,13 +4,15 @@ from collections.abc import Mapping
 
 from common.engine.pipeline import State
 from common.engine.thinness import Always, Chooser, Thinness
+from common.engine.token_embedding import TokenEmbedding
 from common.errors import ModelMismatchError, WireError
 from common.model.manifest import Manifest
 from common.model.thin_links import ThinLink, ThinLinks
 from common.routing.evidence import Floats
 from common.types import Hop
 from common.wire.activations import codec, decode_activation
-from common.wire.messages import HiddenStates
+from common.wire.messages import HiddenStates, Tensor
+from common.wire.tokens import TOKENS, pack_tokens, unpack_tokens
 
 _NO_LINKS: Mapping[int, ThinLink] = {}
 
@@ -19,7 +21,13 @@ class Escalation:
     """Packs states for the next tier, each as thin as its chooser says."""
 
     def __init__(
-        self, manifest: Manifest, codec_name: str, *, links: ThinLinks | None = None, chooser: Chooser | None = None
+        self,
+        manifest: Manifest,
+        codec_name: str,
+        *,
+        links: ThinLinks | None = None,
+        chooser: Chooser | None = None,
+        sends_tokens: bool = False,
     ) -> None:
         """Prepare.
 
@@ -28,10 +36,12 @@ class Escalation:
             codec_name: Activation codec where there is no chooser.
             links: The bundle's thin links.
             chooser: Decides per message; without one, all dimensions and tokens leave.
+            sends_tokens: Before any layer has run, send the ids and not what they were embedded to.
         """
         self._revision = manifest.revision
         self._links = links or {}
         self._chooser = chooser or Always(Thinness(codec=codec_name), self._links)
+        self._sends_tokens = sends_tokens
 
     def pack(
         self,
@@ -49,22 +59,26 @@ class Escalation:
 
         A thin link belongs to one revision, so states of another leave whole.
         """
-        thinness = self._chooser.choose(state.layers_run, len(state.hidden_states), budget_ms)
         is_own = revision is None or revision == self._revision
+        codec_name, tensors = self._packed(state, budget_ms, self._links.get(state.layers_run) if is_own else None)
         return HiddenStates(
             request_id=request_id,
             device_id=device_id,
             model_revision=self._revision if revision is None else revision,
             split_point=state.layers_run,
             budget_ms=budget_ms,
-            codec=thinness.codec,
-            tensors=codec(thinness.codec).encode(
-                thin(state.hidden_states, thinness, self._links.get(state.layers_run) if is_own else None)
-            ),
+            codec=codec_name,
+            tensors=tensors,
             hops=hops,
             needs_signature=needs_signature,
             traceparent=traceparent,
         )
+
+    def _packed(self, state: State, budget_ms: float, link: ThinLink | None) -> tuple[str, tuple[Tensor, ...]]:
+        if self._sends_tokens and state.tokens is not None:
+            return TOKENS, pack_tokens(state.tokens)
+        thinness = self._chooser.choose(state.layers_run, len(state.hidden_states), budget_ms)
+        return thinness.codec, codec(thinness.codec).encode(thin(state.hidden_states, thinness, link))
 
 
 def thin(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Floats:
@@ -75,8 +89,13 @@ def thin(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Fl
     return link.shrink(kept, thinness.budget) if thinness.budget else kept
 
 
-def unpack_state(message: HiddenStates, manifest: Manifest, links: Mapping[int, ThinLink] = _NO_LINKS) -> State:
-    """Read the state that a message carries.
+def unpack_state(
+    message: HiddenStates,
+    manifest: Manifest,
+    links: Mapping[int, ThinLink] = _NO_LINKS,
+    embedding: TokenEmbedding | None = None,
+) -> State:
+    """Read the state that a message carries; without an ``embedding`` it may carry no tokens.
 
     Raises:
         ModelMismatchError: It was computed by another model revision.
@@ -86,7 +105,7 @@ def unpack_state(message: HiddenStates, manifest: Manifest, links: Mapping[int, 
         raise ModelMismatchError(
             f"request is of model revision {message.model_revision[:32]!r}, this tier serves {manifest.revision!r}"
         )
-    received = decode_activation(message.codec, message.tensors)  # [S, W]
+    received = _received(message, embedding)  # [S, W]
     tokens, width = received.shape
     link = links.get(message.split_point) if width != manifest.hidden_size else None
     if (link is None and width != manifest.hidden_size) or tokens > manifest.max_tokens:
@@ -105,5 +124,15 @@ def unpack_state(message: HiddenStates, manifest: Manifest, links: Mapping[int, 
         predictions=predictions,
         confidences=confidences,
         temperatures=None if link is None else link.temperatures(width),
-        form=(tokens, width),
+        form=(tokens, 1 if message.codec == TOKENS else width),
     )
+
+
+def _received(message: HiddenStates, embedding: TokenEmbedding | None) -> Floats:
+    if message.codec != TOKENS:
+        return decode_activation(message.codec, message.tensors)
+    if message.split_point:
+        raise WireError(f"tokens tell the state before layer 0, not that at split point {message.split_point}")
+    if embedding is None:
+        raise WireError("this tier takes no tokens: set worker.takes_tokens here, or device.offload on the device")
+    return embedding.embed(unpack_tokens(message.tensors))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from common.engine.token_embedding import TokenEmbedding
 from common.model.bundle import Bundle
 from common.model.segments import LayerSegment, SegmentOutput, open_layers
 from common.model.thin_links import open_thin_links
@@ -15,6 +16,7 @@ from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
 from common.routing.policies import Policy
 from common.routing.selection import Profile
 from common.types import Reason, Span
+from common.wire.tokens import Tokens
 
 _UNKNOWN = Profile()
 _BELIEVED_S = 10.0
@@ -32,6 +34,7 @@ class State:
     confidences: tuple[float, ...] = ()  # there
     temperatures: Mapping[int, float] | None = None  # of the exits behind the thin link it came over
     form: tuple[int, int] = (0, 0)  # tokens and dimensions in which it came over the wire
+    tokens: Tokens | None = None  # what it was embedded from, before any layer has run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,9 @@ Verdict = Exited | Unsure
 class Pipeline:
     """Segments from any split point to this tier's depth."""
 
-    def __init__(self, bundle: Bundle, policy: Policy, *, depth: int, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, policy: Policy, *, depth: int, threads: int = 1, takes_tokens: bool = False
+    ) -> None:
         self.depth = depth
         self.manifest = bundle.manifest
         self._profiles: dict[int, Profile] = {}  # of the segment that begins at a layer, per input
@@ -71,6 +76,7 @@ class Pipeline:
         self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
         self._policy = policy
         self.links = open_thin_links(bundle)  # over which states may come in
+        self.embedding = TokenEmbedding(bundle, threads) if takes_tokens else None  # of inputs that come as tokens
 
     @property
     def split_points(self) -> frozenset[int]:

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.engine.escalation import Escalation, thin
+from common.engine.escalation import Escalation, thin, unpack_state
 from common.engine.pipeline import State
 from common.engine.thinness import Always, Thinness
+from common.engine.token_embedding import TokenEmbedding
 from common.evaluation.metrics import Bootstrap, Interval, Metric, interval, score
 from common.evaluation.tracing import Progress, Text
 from common.inputs.text import TextEncoder
@@ -22,6 +23,7 @@ from common.types import Hop, Tier
 from common.wire.activations import CODEC_NAMES, codec
 from common.wire.codec import encode
 from common.wire.messages import HiddenStates
+from common.wire.tokens import TOKENS, Tokens
 
 _SOME_NODE = "device-1"
 _SOME_ID = "0" * 24
@@ -44,6 +46,7 @@ class Standing:
 
     split_point: int
     states: tuple[Floats, ...]  # [S, H] of each text
+    tokens: tuple[Tokens, ...] = ()  # of each text, before any layer
 
 
 class Behind:
@@ -77,10 +80,26 @@ class Behind:
     def _messages(self, states: Sequence[Floats], thinness: Thinness) -> Iterator[HiddenStates]:
         chooser = Always(thinness, self._links)
         escalation = Escalation(self._bundle.manifest, thinness.codec, links=self._links, chooser=chooser)
-        hop = Hop(tier=Tier.DEVICE, node=_SOME_NODE, start=0, end=self._split_point, queue_ms=0.1, compute_ms=1.1)
         for state in states:
-            standing = State(hidden_states=state, layers_run=self._split_point)
-            yield escalation.pack(_SOME_ID, _SOME_NODE, standing, budget_ms=1999.5, hops=(hop,))
+            yield self._message(escalation, State(hidden_states=state, layers_run=self._split_point))
+
+    def sent_as_tokens(self, stood: Standing) -> tuple[Floats, float]:
+        """Logits [exits, N, C] of the inputs of split point 0 sent as tokens, and the mean size of the messages."""
+        manifest = self._bundle.manifest
+        embedding = TokenEmbedding(self._bundle)
+        escalation = Escalation(manifest, _LOSSLESS.codec, sends_tokens=True)
+        states = [
+            State(hidden_states=state, layers_run=0, tokens=tokens)
+            for state, tokens in zip(stood.states, stood.tokens, strict=True)
+        ]
+        messages = [self._message(escalation, state) for state in states]
+        received = [unpack_state(message, manifest, embedding=embedding).hidden_states for message in messages]
+        return self.logits(received, _LOSSLESS), float(np.mean([len(encode(message)) for message in messages]))
+
+    def _message(self, escalation: Escalation, state: State) -> HiddenStates:
+        hop = Hop(tier=Tier.DEVICE, node=_SOME_NODE, start=0, end=self._split_point, queue_ms=0.1, compute_ms=1.1)
+        hops = (hop,) if self._split_point else ()
+        return escalation.pack(_SOME_ID, _SOME_NODE, state, budget_ms=1999.5, hops=hops)
 
     def _received(self, hidden_states: Floats, thinness: Thinness) -> Floats:
         sent = travelled(hidden_states, thinness, self._link)
@@ -109,18 +128,23 @@ def bring(
     embedding, segments = open_embedding(bundle), open_layers(bundle, manifest.depths.edge)
     points = ([0] if has_entry else []) + [manifest.depths.device, manifest.depths.edge]
     found: dict[int, list[Floats]] = {point: [] for point in points}
+    tokens: list[Tokens] = []
     for done, (text, pair) in enumerate(texts, start=1):
         encoded = encoder.encode(text, pair)
         hidden = embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
         if has_entry:
             found[0].append(hidden[0])
+            tokens.append(Tokens(ids=encoded.input_ids[0], types=encoded.token_type_ids[0]))
         for segment in segments:
             hidden = segment.run(hidden, encoded.attention_mask).hidden_states
             if segment.span.end in found:
                 found[segment.span.end].append(hidden[0])
         if progress is not None:
             progress(done, len(texts))
-    return {point: Standing(split_point=point, states=tuple(states)) for point, states in found.items()}
+    return {
+        point: Standing(split_point=point, states=tuple(states), tokens=() if point else tuple(tokens))
+        for point, states in found.items()
+    }
 
 
 def ways(links: ThinLinks) -> dict[str, Thinness]:
@@ -144,7 +168,7 @@ def rate_distortion(
 ) -> dict[str, dict[int, ThinScore]]:
     """Score every way to send hidden states, by name and split point."""
     links = open_thin_links(bundle)
-    standing = bring(bundle, texts, progress)
+    standing = bring(bundle, texts, progress, has_entry=True)
     offered = ways(links)
     scores: dict[str, dict[int, ThinScore]] = {name: {} for name in offered}
     for point, stood in standing.items():
@@ -159,6 +183,10 @@ def rate_distortion(
             scores[name][point] = _score(metric, np.stack([predicted, reference]), labels, size)
             if progress is not None:
                 progress(place, len(offered))
+        if stood.tokens:
+            logits, size = behind.sent_as_tokens(stood)
+            compared = np.stack([logits[-1].argmax(axis=1), reference])
+            scores[TOKENS] = {point: _score(metric, compared, labels, size)}
     return scores
 
 

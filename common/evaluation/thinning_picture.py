@@ -9,7 +9,14 @@ from matplotlib.lines import Line2D
 from common.evaluation.thinning import ThinScore
 
 _FAMILIES = {"all": "o", "thin": "s", "tokens": "^", "both": "D"}  # markers
-_COLOURS = {"float32": "black", "float16": "gray", "int8": "tab:blue", "int4": "tab:orange", "graded": "tab:green"}
+_COLOURS = {
+    "float32": "black",
+    "float16": "gray",
+    "int8": "tab:blue",
+    "int4": "tab:orange",
+    "graded": "tab:green",
+    "tokens": "tab:red",
+}
 
 
 def draw_rate_distortion(scores: Mapping[str, Mapping[int, ThinScore]], file: Path) -> None:

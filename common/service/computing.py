@@ -20,7 +20,13 @@ def open_layers(
         ArtifactError: A file is not intact.
     """
     policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
-    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.of(tier), threads=settings.model.threads)
+    pipeline = Pipeline(
+        bundle,
+        policy,
+        depth=bundle.manifest.depths.of(tier),
+        threads=settings.model.threads,
+        takes_tokens=settings.worker.takes_tokens,
+    )
     pipeline.warm_up()
     return pipeline
 

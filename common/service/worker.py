@@ -305,7 +305,7 @@ class TierWorker:
 
 def _state(message: HiddenStates, variants: Variants) -> State:
     pipeline = variants.of(message.model_revision)
-    state = unpack_state(message, pipeline.manifest, pipeline.links)
+    state = unpack_state(message, pipeline.manifest, pipeline.links, pipeline.embedding)
     if state.layers_run not in variants.split_points:
         raise WireError(f"split point {state.layers_run} is none of {sorted(variants.split_points)}")
     return state

@@ -14,6 +14,7 @@ from common.errors import ConfigError, WireError
 from common.wire.bits import bytes_of, pack_bits, unpack_bits
 from common.wire.messages import Tensor
 from common.wire.tensors import pack, unpack
+from common.wire.tokens import TOKENS
 
 Hidden = NDArray[np.float32]  # [sequence, width]
 
@@ -178,7 +179,8 @@ def codec(name: str) -> ActivationCodec:
         ConfigError: No codec has this name.
     """
     if name not in _CODECS:
-        raise ConfigError(f"activation codec {name!r} is not one of {sorted(_CODECS)}")
+        hint = '; what leaves before layer 0 can go as tokens, by device.offload = "tokens"' if name == TOKENS else ""
+        raise ConfigError(f"activation codec {name!r} is not one of {sorted(_CODECS)}{hint}")
     return _CODECS[name]
 
 

@@ -10,7 +10,7 @@ from common.errors import WireError
 from common.wire.messages import Tensor
 
 MAX_TENSOR_BYTES = 4 * 1024 * 1024
-_DTYPES = {name: np.dtype(name) for name in ("<f4", "<f2", "|i1", "|u1", "<u2")}
+_DTYPES = {name: np.dtype(name) for name in ("<f4", "<f2", "|i1", "|u1", "<u2", "<u4")}
 
 
 def pack(array: NDArray[Any]) -> Tensor:

@@ -58,11 +58,13 @@ class Site:
     def transport(self, client_id: str) -> LoopbackTransport:
         return self._stack.enter_context(LoopbackTransport(self.broker, client_id=client_id))
 
-    def start_tier(self, tier: Tier, *, thresholds: dict[int, float] | None = None) -> TierWorker:
+    def start_tier(
+        self, tier: Tier, *, thresholds: dict[int, float] | None = None, takes_tokens: bool = False
+    ) -> TierWorker:
         """Start a worker that exits by ``thresholds``, by default never before its end."""
         manifest = self.bundle.manifest
         policy = ConfidenceCascade(thresholds=thresholds or {})
-        pipeline = Pipeline(self.bundle, policy, depth=manifest.depths.of(tier))
+        pipeline = Pipeline(self.bundle, policy, depth=manifest.depths.of(tier), takes_tokens=takes_tokens)
         transport = self.transport(str(tier))
         identity = Identity(tier=tier, node=f"{tier}-1", topics=TOPICS, manifest=manifest)
         escalation = Escalation(manifest, "int8") if tier is Tier.EDGE else None

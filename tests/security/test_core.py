@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from common.bench.security.attacks import REPLY_TOPIC, Ends
 from common.certificates.authority import Authority
 from common.commands.machine_checks import check_core
-from common.config.settings import AnySettings, Channel, CloudSettings, EdgeSettings, Model, Node, Routing
+from common.config.settings import AnySettings, Channel, CloudSettings, EdgeSettings, Model, Node, Routing, Worker
 from common.errors import ConfigError, CrashError, WireError
 from common.model.bundle import open_bundle
 from common.service.core.client import Core, open_core
@@ -25,7 +26,8 @@ from common.service.presence import Standing, presence
 from common.types import Answer, Reason, Record, Tier
 from common.wire import codec
 from common.wire.activations import codec as activation_codec
-from common.wire.messages import HiddenStates, LogRecord, Outcome, Receipt
+from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome, Receipt
+from common.wire.tensors import pack
 from common.wire.topics import Topics
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the core needs Linux")
@@ -74,6 +76,10 @@ class Site:
             tensors=activation_codec("float32").encode(hidden),
         )
 
+    def tokens(self, *ids: int) -> HiddenStates:
+        tensors = (pack(np.array(ids, np.uint16)),)
+        return msgspec.structs.replace(self.request(), codec="tokens", tensors=tensors)
+
     def sealed(self, message: HiddenStates) -> bytes:
         return self.ends.session.seal(TOPICS.request(Tier.EDGE), OWN + codec.encode(message))
 
@@ -117,6 +123,19 @@ def test_a_sealed_request_comes_back_as_a_sealed_outcome(core: Core, core_site: 
     assert (outcome.request_id, outcome.hops[-1].node) == ("r1", "edge-1")
     assert (stored.device_id, stored.budget_ms) == ("pi-1", 5000.0)
     assert computed.counters["answered"] == 1
+
+
+@pytest.mark.parametrize(("ids", "answered"), [((2, 4, 3), 1), ((2, 999, 3), 0)])
+def test_a_core_that_takes_tokens_answers_those_it_knows(core_site: Site, ids: tuple[int, ...], answered: int) -> None:
+    settings = msgspec.structs.replace(core_site.settings(), worker=Worker(takes_tokens=True))
+    with Core(settings, Tier.EDGE) as core:
+        stored = core.store(TOPICS.request(Tier.EDGE), core_site.sealed(core_site.tokens(*ids)), time.monotonic())
+        computed = core.compute((stored.handle,))
+        topic, payload = core.result(*computed.handles)
+
+    _, body = core_site.ends.session.open(topic, payload)
+    assert isinstance(codec.decode(body), Outcome if answered else Failure)
+    assert (computed.counters.get("answered", 0), computed.counters.get("refused", 0)) == (answered, 1 - answered)
 
 
 def test_a_request_that_the_edge_is_unsure_of_leaves_sealed_for_the_cloud(core_site: Site) -> None:

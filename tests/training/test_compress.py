@@ -124,7 +124,8 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
     app(["evaluate", "--bundle", str(out), "--data", str(data), "--allow-seen", "--codec", "all", "--json"],
         standalone_mode=False)  # fmt: skip
     found = json.loads(capsys.readouterr().out)["codecs"]
-    assert found["float32"]["1"]["drop_points"] == 0
+    assert found["float32"]["1"]["drop_points"] == found["tokens"]["0"]["drop_points"] == 0
+    assert found["tokens"]["0"]["bytes_per_request"] < found["int4"]["0"]["bytes_per_request"] / 2
     assert found["graded-b8-t0.5"]["1"]["bytes_per_request"] < found["int8"]["1"]["bytes_per_request"]
     assert set(found["int8"]["1"]) == {"accuracy", "drop_points", "interval", "bytes_per_request"}
 

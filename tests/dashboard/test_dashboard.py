@@ -136,6 +136,9 @@ def test_a_request_and_a_vanished_node_appear_by_themselves(dashboard: Running, 
 
         dashboard.writer.append(record("req-1"))
         page.get_by_role("link", name="req-1").wait_for()
+        page.locator("#accuracy .s-right").wait_for(state="attached")
+        dashboard.writer.append(record("req-2", label="negative"))
+        page.locator("#accuracy .s-wrong").wait_for(state="attached")
         mosquitto.vanish(transport)
         transport._stopping.set()  # it does not come back
         cut = time.monotonic()
@@ -143,7 +146,7 @@ def test_a_request_and_a_vanished_node_appear_by_themselves(dashboard: Running, 
 
     assert time.monotonic() - cut < 10
     assert page.locator("#link").inner_text() == "live"
-    assert "100.0 %" in page.locator("#figures").inner_text()
+    assert "50.0 % of 2" in page.locator("#figures").inner_text()
 
 
 def test_a_requests_page_explains_its_way(dashboard: Running, page: Any) -> None:

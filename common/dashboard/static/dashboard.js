@@ -2,6 +2,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const TIERS = ["device", "edge", "cloud"];
 const PARTS = ["compute", "network", "queue"];
+const OUTCOMES = ["right", "wrong"];
 const ROWS = 50;
 
 const at = (id) => document.getElementById(id);
@@ -128,10 +129,16 @@ function showRequests(view) {
   if (!at("requests").contains(document.activeElement)) at("requests").replaceChildren(...rows);
 }
 
+function share(minute, outcome) {
+  if (!minute.labelled) return 0;
+  return (100 * (outcome === "right" ? minute.correct : minute.labelled - minute.correct)) / minute.labelled;
+}
+
 function show(view) {
   showNodes(view);
   showFigures(view);
   stack("tiers", view.minutes, TIERS, (minute, tier) => minute.answered[tier], "a minute");
+  stack("accuracy", view.minutes, OUTCOMES, share, "%");
   stack("parts", view.minutes, PARTS, (m, part) => (answered(m) ? m[`${part}_ms`] / answered(m) : 0), "ms");
   showRequests(view);
 }
@@ -178,6 +185,7 @@ async function explain(requestId) {
       make("span", hop.tier, "tier"),
       make("span", ` ${hop.node}: layers ${hop.start_layer} to ${hop.end_layer}, ${percent(hop.confidence)} sure there, `
         + `${number(hop.queue_ms, 2)} ms waiting and ${number(hop.compute_ms, 2)} ms computing`
+        + (hop.predictions.length ? `, its exits said class ${hop.predictions.join(", then ")}` : "")
         + (hop.received_bytes ? `, ${number(hop.received_bytes, 0)} bytes came in` : "")),
     );
     return item;

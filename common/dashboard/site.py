@@ -2,13 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from statistics import median
 
 import msgspec
 
 from common.errors import WireError
 from common.store.engine import Engine
-from common.store.queries import NO_FILTERS, LoggedRequest
+from common.store.queries import NO_FILTERS, LoggedHop, LoggedRequest, hops_of
 from common.store.stream import Stream
 from common.transport.contract import Inbox
 from common.types import TIERS, NodeStatus, Reason, Tier
@@ -18,6 +19,7 @@ MINUTES = 60
 _MINUTE_S = 60.0
 _MOST_LATENCIES = 2000
 _MOST_RECENT = 100
+_MOST_HOPS = 200  # of each node
 _MOST_NODES = 500
 
 
@@ -61,6 +63,14 @@ class CloudOnly(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_message: float
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's part in the newest requests, in medians."""
+
+    node: str
+    queue_ms: float
+    compute_ms: float
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the site."""
 
@@ -72,6 +82,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     minutes: list[Minute]
     latency_ms_p50: float | None
     latency_ms_p95: float | None
+    parts: list[Part]
     requests: list[Row]  # newest first
 
 
@@ -101,14 +112,19 @@ class Site:
         self._minutes: dict[int, Minute] = {}
         self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
         self._recent: deque[Row] = deque(maxlen=_MOST_RECENT)
+        self._log = log
+        self._hops: dict[str, deque[LoggedHop]] = {}  # by node
         self._stream = Stream(log, NO_FILTERS, start=time.time() - MINUTES * _MINUTE_S)
 
     def look(self) -> View:
         """Take in what is new and give the whole."""
         now = time.time()
         self._take_statuses()
+        fresh: deque[str] = deque(maxlen=_MOST_HOPS)
         for request in self._stream.fresh():
             self._take(request)
+            fresh.append(request.request_id)
+        self._take_hops(list(fresh))
         first = int(now // _MINUTE_S) - MINUTES + 1
         self._minutes = {place: minute for place, minute in self._minutes.items() if place >= first}
         ordered = sorted(self._latencies)
@@ -121,8 +137,14 @@ class Site:
             minutes=[self._minutes.get(place) or _empty(place) for place in range(first, first + MINUTES)],
             latency_ms_p50=ordered[len(ordered) // 2] if ordered else None,
             latency_ms_p95=ordered[len(ordered) * 95 // 100] if ordered else None,
+            parts=[_part(node, hops) for node, hops in sorted(self._hops.items())],
             requests=list(self._recent),
         )
+
+    def _take_hops(self, request_ids: list[str]) -> None:
+        for hop in hops_of(self._log, request_ids) if request_ids else ():
+            if len(self._hops) < _MOST_NODES or hop.node in self._hops:
+                self._hops.setdefault(hop.node, deque(maxlen=_MOST_HOPS)).append(hop)
 
     def _take_statuses(self) -> None:
         while self._statuses is not None and (delivery := self._statuses.get(0)) is not None:
@@ -162,6 +184,11 @@ class Site:
 def _is_contradicted(request: LoggedRequest) -> bool:
     others = {request.true_label, request.loser_label} - {None}
     return request.label is not None and bool(others - {request.label})
+
+
+def _part(node: str, hops: Iterable[LoggedHop]) -> Part:
+    queue_ms, compute_ms = (median(getattr(hop, name) for hop in hops) for name in ("queue_ms", "compute_ms"))
+    return Part(node=node, queue_ms=queue_ms, compute_ms=compute_ms)
 
 
 def _empty(place: int) -> Minute:

@@ -153,6 +153,13 @@ def find(engine: sa.Engine, request_id: str) -> RoutedRequest | None:
         return _routed(row, _ways(connection, [request_id])) if row else None
 
 
+def hops_of(engine: sa.Engine, request_ids: list[str]) -> list[LoggedHop]:
+    """Give the hops of some requests, in no order."""
+    with storing(engine), engine.begin() as connection:
+        ways = _ways(connection, request_ids)
+    return [each for way in ways.values() for each in way]
+
+
 def oldest_first(engine: sa.Engine, filters: Filters = NO_FILTERS) -> Iterator[RoutedRequest]:
     """Walk over all requests of one moment's log, a chunk in memory at a time."""
     column = request_log.c

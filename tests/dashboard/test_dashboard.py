@@ -136,6 +136,7 @@ def test_a_request_and_a_vanished_node_appear_by_themselves(dashboard: Running, 
 
         dashboard.writer.append(record("req-1"))
         page.get_by_role("link", name="req-1").wait_for()
+        page.get_by_text("median 1 ms waiting, 3 ms computing").wait_for()
         page.locator("#accuracy .s-right").wait_for(state="attached")
         dashboard.writer.append(record("req-2", label="negative"))
         page.locator("#accuracy .s-wrong").wait_for(state="attached")
@@ -241,6 +242,10 @@ def test_the_view_stays_bounded_whatever_comes(tmp_path: Path) -> None:
 
     assert sum(sum(minute.answered.values()) for minute in view.minutes) == 6000
     assert (len(view.requests), len(view.minutes)) == (100, 60)
+    assert [(part.node, part.queue_ms, part.compute_ms) for part in view.parts] == [
+        ("edge-1", 1.0, 3.0),
+        ("pi-1", 0.5, 2.0),
+    ]
     assert max(sizes) < 100_000
 
 

@@ -68,12 +68,18 @@ function load(view, node) {
   return `, ${number(rate, rate < 10 ? 1 : 0)} a minute ${whose}${node.counters.inference_saturated ? ", saturated" : ""}`;
 }
 
+function own(view, node) {
+  const part = view.parts.find((one) => one.node === node.node);
+  return part ? [make("small", `median ${number(part.queue_ms, 2)} ms waiting, ${number(part.compute_ms, 2)} ms computing`), make("br")] : [];
+}
+
 function showNodes(view) {
   const items = view.nodes.map((node) => {
     const item = make("li", "", node.tier);
     item.append(
       make("strong", node.node), make("span", ` ${node.tier}, `), make("span", node.state, node.state),
       make("span", load(view, node)), make("br"),
+      ...own(view, node),
       make("small", node.model_revision ? `revision ${node.revisions.join(", ") || node.model_revision}` : "revision unknown"),
     );
     if (node.update) item.append(make("br"), make("small", node.update, /^(refused|stuck)/.test(node.update) ? "failed" : ""));

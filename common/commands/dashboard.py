@@ -1,8 +1,9 @@
 """``dimee dashboard``: the site on a web page, live."""
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from common.dashboard.site import CloudOnly, Site
 from common.errors import ConfigError, DimeeError, StoreError
 from common.model.bundle import open_bundle
 from common.routing.cost import CostModel
-from common.store.engine import Engine, readable_log
+from common.store.engine import Engine, readable_log, sqlite_file
 from common.store.queries import find
 from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
@@ -25,6 +26,7 @@ from common.wire.topics import Topics
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_STATUSES = 10_000
+_FIRST_START_S = 60.0  # of an edge on a small machine
 _INT8_BYTES_PER_TOKEN = 2  # the scale
 _MESSAGE_BYTES = 120  # all but the tensors, of a message without hops
 
@@ -45,10 +47,7 @@ def dashboard(
     settings = None if config is None else load(EdgeSettings, config)
     url = db or (DEFAULT_URL if settings is None else settings.log.url)
     with ExitStack() as stack:
-        try:
-            log = stack.enter_context(readable_log(url))
-        except StoreError as exc:
-            raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
+        log = stack.enter_context(_log(url, may_wait=db is None and settings is not None))
         site = Site(log) if settings is None else _site(log, settings, stack)
         failures: list[BaseException] = []
 
@@ -65,6 +64,30 @@ def dashboard(
         server.run()
     if failures:
         raise failures[0] if isinstance(failures[0], DimeeError) else StoreError(f"the dashboard ended: {failures[0]}")
+
+
+@contextmanager
+def _log(url: str, *, may_wait: bool) -> Iterator[Engine]:
+    """Open the log; one that is not there may be on its way, where the page and its edge are started together.
+
+    Raises:
+        ConfigError: There is none, or it is none of ours.
+    """
+    file = sqlite_file(url)
+    deadline = time.monotonic()
+    if may_wait and file is not None and not file.exists():
+        typer.echo(f"{file}: no log yet; waiting {_FIRST_START_S:.0f} s for an edge to make it", err=True)
+        deadline += _FIRST_START_S
+    with ExitStack() as stack:
+        while True:
+            try:
+                log = stack.enter_context(readable_log(url))
+                break
+            except StoreError as exc:
+                if time.monotonic() >= deadline:
+                    raise ConfigError(str(exc)) from exc  # the option is wrong, not the disk
+            time.sleep(0.1)  # nothing tells when another process has made it
+        yield log
 
 
 def _site(log: Engine, settings: EdgeSettings, stack: ExitStack) -> Site:

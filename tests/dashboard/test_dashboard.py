@@ -256,3 +256,22 @@ def test_a_log_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "there is no such log" in done.stderr
+
+
+def test_a_page_that_is_started_with_its_edge_waits_for_the_log(mosquitto: Any, tmp_path: Path) -> None:
+    config, log, port = tmp_path / "edge.toml", tmp_path / "log.sqlite", free_port()
+    chosen = {"node.id": "edge-1", "mqtt.port": mosquitto.port, "log.url": f"sqlite:///{log}"}
+    config.write_text(write_settings(Tier.EDGE, chosen), encoding="utf-8")
+    command = [sys.executable, "-m", "common.cli", "dashboard", "--config", str(config), "--port", str(port)]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        with writable_log(str(log)):
+            wait_until_listening("127.0.0.1", port, limit_s=20)
+            reply = get(port, "/")
+        process.send_signal(signal.SIGINT)
+        process.wait(15)
+
+    assert "no log yet; waiting" in first
+    assert reply.status == 200

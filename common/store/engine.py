@@ -102,13 +102,26 @@ def _create(url: sa.URL, *, read_only: bool, synchronous: Synchronous = "NORMAL"
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, read_only=read_only, synchronous=synchronous)
     try:
-        return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        return _postgresql(url)
     except ModuleNotFoundError as exc:
         raise StoreError(f"log.url {_name(url)}: needs the package {exc.name!r}; pip install {exc.name}") from exc
     except sa.exc.NoSuchModuleError as exc:
         raise StoreError(
             f"log.url {_name(url)}: SQLAlchemy knows no {url.drivername!r}; try postgresql+psycopg"
         ) from exc
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: sa.PoolProxiedConnection, _record: Any) -> None:
+        with closing(connection.cursor()) as cursor:  # statements of half a second: either takes longer to begin
+            cursor.execute("SET jit = off")
+            cursor.execute("SET max_parallel_workers_per_gather = 0")
+        connection.commit()
+
+    return engine
 
 
 def _sqlite(url: sa.URL, *, read_only: bool, synchronous: Synchronous) -> sa.Engine:

@@ -21,7 +21,7 @@ from common.types import Answer, Reason, Record, Tier
 NUM_TEXTS = 80
 REQUEST_ID = "01a1fbd77c0fca0d89743ac3"
 NOT_RUN = {  # by the beginning of the command
-    "audit leak": "trains attackers; tests/evaluation and tests/security run it on a tiny bundle",
+    "audit leak": "trains attackers; tests/evaluation/test_leaking.py runs them",
     "bench": "measures for minutes; tests/bench runs it",
     "dashboard": "runs until stopped; tests/dashboard serves it",
     "demo": "three processes each; tests/e2e/test_demo.py runs it",

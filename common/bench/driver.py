@@ -33,9 +33,14 @@ def drive(part: Drive) -> None:
 def answer_turns(contestant: Contestant, part: Drive) -> None:
     """Answer one text, say so, and take turns until stdin ends."""
     run_turn(contestant, Turn(texts=part.texts[:1]))
-    _say(Ready(first_answer_s=_age_s(), resident_mb=resident_mb(os.getpid())))
+    say_ready()
     for line in sys.stdin.buffer:
         _say(run_turn(contestant, msgspec.json.decode(line, type=Turn)))
+
+
+def say_ready() -> None:
+    """Say that this process has done what it will be asked for."""
+    _say(Ready(first_answer_s=_age_s(), resident_mb=resident_mb(os.getpid())))
 
 
 def resident_mb(pid: int) -> float:

@@ -19,8 +19,12 @@ from common.errors import CrashError, TransportError
 from common.evaluation.machine import num_cores
 from common.types import Tier
 
-RIVALS = ("http-cloud", "mqtt-cloud", "in-process", "joint-rest", "pytorch-loop", "ideal")
-_LOOP = Path(__file__).parents[2] / "benchmarks" / "pytorch_loop.py"  # torch stays out of the packages that devices get
+RIVALS = ("http-cloud", "mqtt-cloud", "in-process", "joint-rest", "pytorch-loop", "naive-mqtt", "ideal")
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+_SCRIPTS = {  # torch stays out of the packages that devices get, and paho in the transport
+    "pytorch-loop": _BENCHMARKS / "pytorch_loop.py",
+    "naive-mqtt": _BENCHMARKS / "naive_mqtt.py",
+}
 _NEEDS = {"http-cloud": ("litserve",), "joint-rest": ("litserve",), "pytorch-loop": ("torch", "transformers")}
 _TIERED = frozenset({"dimee", "mqtt-cloud"})
 _SERVED = frozenset({"http-cloud", "joint-rest"})
@@ -153,12 +157,20 @@ def _start_server(opened: Field, names: Sequence[str], *, is_shaped: bool) -> in
 
 def _enter(opened: Field, name: str, tiers: Fleet | None, http_port: int) -> None:
     lacking = [package for package in _NEEDS.get(name, ()) if find_spec(package) is None]
-    if lacking or (name == "pytorch-loop" and not _LOOP.is_file()):
+    script = _SCRIPTS.get(name)
+    if lacking or (script is not None and not script.is_file()):
         opened.missing[name] = f"needs {', '.join(lacking)}" if lacking else "needs a checkout with benchmarks/"
         return
     ground = opened.ground
-    part = Drive(contestant=name, bundle=ground.bundle, policy=ground.policy, http_port=http_port, texts=ground.texts)
-    command = (str(_LOOP),) if name == "pytorch-loop" else ("-m", "common.bench")
+    part = Drive(
+        contestant=name,
+        bundle=ground.bundle,
+        policy=ground.policy,
+        http_port=http_port,
+        broker_port=0 if tiers is None else tiers.broker.port,
+        texts=ground.texts,
+    )
+    command = ("-m", "common.bench") if script is None else (str(script),)
     copies = 1 if name in _SERVED else num_cores()
     near = opened.links.get("lan") if name == "dimee" else None
     near_port = 0 if near is None else near.hear(Shaped).port
@@ -166,6 +178,9 @@ def _enter(opened: Field, name: str, tiers: Fleet | None, http_port: int) -> Non
     drivers: list[Process] = []
     ready: list[Ready] = []
     try:
+        for tier in (Tier.EDGE, Tier.CLOUD) if name == "naive-mqtt" else ():
+            own = msgspec.structs.replace(part, tier=tier)
+            Process(own, opened.directory, opened.stack, command=command).hear(Ready)
         for place in range(copies):
             environment = _device(opened, tiers, f"{name}-{place}", near_port) if tiers and is_device else {}
             drivers.append(Process(part, opened.directory, opened.stack, environment=environment, command=command))

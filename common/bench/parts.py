@@ -12,6 +12,8 @@ class Drive(msgspec.Struct, frozen=True, kw_only=True, tag="drive"):
     bundle: str
     policy: str
     http_port: int = 0
+    broker_port: int = 0
+    tier: Tier = Tier.DEVICE  # of a contestant that brings its own tiers
     texts: tuple[str, ...] = ()  # that turns will ask, where they are to be prepared
 
 

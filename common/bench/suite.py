@@ -27,7 +27,7 @@ LOOPBACK = "loopback"
 LAN = Link(delay_ms=2.0)
 IN_FLIGHT = 16
 MOSQUITTO, EMBEDDED = "mosquitto", "embedded"
-ALONE = frozenset({"in-process", "pytorch-loop", "ideal"})  # no link changes them
+ALONE = frozenset({"in-process", "pytorch-loop", "naive-mqtt", "ideal"})  # measured over loopback alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +150,8 @@ class Suite:
         at = _Place(broker=place.broker, link=place.link, load=load)
         for name, share in (("median at half load", 0.5), ("p99 at half load", 0.99)):
             self._add(DIMEE, name, "ms", at, half.figures(DIMEE, _at(share)), half)
+        for tier in Tier:  # an answer from afar takes longer: the tail is theirs in part
+            self._add(DIMEE, f"p99 at half load, by {tier}", "ms", at, half.figures(DIMEE, _at(0.99, tier)), half)
 
     def _idle(self, opened: Field, broker: str) -> None:
         """Latency with one in flight, and the overhead at the edge."""
@@ -216,8 +218,8 @@ class _Place:
         return {"in_flight": load.in_flight, "texts_per_turn": load.texts_per_turn, "threads": 1, **rate}
 
 
-def _at(share: float) -> Callable[[Round], float | None]:
-    return lambda each: quantile(latencies(each.answers), share)
+def _at(share: float, tier: Tier | None = None) -> Callable[[Round], float | None]:
+    return lambda each: quantile(latencies(each.answers, tier), share)
 
 
 def _mean_bytes(found: Rounds) -> float:

@@ -4,7 +4,6 @@ Every method but ``wait_readable`` and ``wake`` is called under the transport's 
 whichever thread calls, without a lock of its own. paho's callbacks only move data, so no decision is made inside paho.
 """
 
-import functools
 import math
 import select
 import socket
@@ -20,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from common.transport.lean import LeanClient, expiry
 from common.transport.login import Login
 from common.transport.outbox import Outgoing
 from common.transport.routes import Subscription
@@ -30,7 +30,6 @@ _TAKEN_OVER = 0x8E
 _FAILED = 0x80  # reason codes from here on are failures
 _NO_LIMIT = 268_435_455  # the largest packet that MQTT can frame
 _V311_WINDOW = 20  # messages in flight where the broker tells no limit
-_READ_BYTES = 65_536  # taken from the socket at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +191,7 @@ class Link:
         self.events.append(Lost(reason, is_taken_over=False))
 
     def _properties(self, remaining_s: float | None) -> Properties | None:
-        return None if remaining_s is None or not self._is_v5 else _expiry(max(1, math.ceil(remaining_s)))
+        return None if remaining_s is None or not self._is_v5 else expiry(max(1, math.ceil(remaining_s)))
 
     def _guarded(self, step: Callable[[], MQTTErrorCode]) -> None:
         try:
@@ -203,9 +202,15 @@ class Link:
         if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.lose(paho.error_string(rc))
 
-    def _make_client(self, version: MQTTProtocolVersion) -> "_Client":
+    def _make_client(self, version: MQTTProtocolVersion) -> LeanClient:
         login = self._login
-        client = _Client(CallbackAPIVersion.VERSION2, login.client_id, protocol=version, reconnect_on_failure=False)
+        client = LeanClient(
+            CallbackAPIVersion.VERSION2,
+            login.client_id,
+            protocol=version,
+            reconnect_on_failure=False,
+            deliver=self._on_message,
+        )
         client.connect_timeout = HANDSHAKE_LIMIT_S
         client.max_inflight_messages = 0  # the outbox keeps the window: paho forgets it when it resends
         if login.username is not None:
@@ -220,7 +225,6 @@ class Link:
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
-        client.on_message = self._on_message
         return client
 
     def _on_connect(
@@ -255,36 +259,12 @@ class Link:
     ) -> None:
         self._acknowledge(packet_id, str(reason) if reason.value >= _FAILED else None)
 
-    def _on_message(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
+    def _on_message(self, topic: bytes, payload: bytes) -> None:
         try:
-            topic = message.topic
+            name = topic.decode()
         except UnicodeDecodeError:
-            topic = ""  # no route leads there, so it is counted and dropped
-        self._deliver(topic, bytes(message.payload))
-
-
-class _Client(paho.Client):
-    """Reads ahead: paho asks the socket for a packet's first byte, each byte of its length, and its body in turn."""
-
-    _ahead = b""
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether bytes are here that paho has not asked for yet."""
-        return bool(self._ahead)
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        """Give what was read ahead; a later paho that no longer calls this only reads as slowly as it always did."""
-        ahead = self._ahead or super()._sock_recv(max(bufsize, _READ_BYTES))
-        self._ahead = ahead[bufsize:]
-        return ahead[:bufsize]
-
-
-@functools.lru_cache(maxsize=4096)
-def _expiry(seconds: int) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.MessageExpiryInterval = seconds
-    return properties
+            name = ""  # no route leads there, so it is counted and dropped
+        self._deliver(name, payload)
 
 
 def _tune(_client: paho.Client, _user: Any, sock: Any) -> None:

@@ -24,6 +24,7 @@ from common.wire.activations import codec
 
 _TOKENS = 25  # the mean of SST-2's sentences
 _ROUNDS = 200
+_PACKED = (("int8", 0), ("int4", 0), ("graded", 64), ("graded", 128), ("graded", 192), ("graded", 256))
 
 
 def in_onnx(link: ThinLink, budget: int) -> Callable[[np.ndarray], Any]:
@@ -63,14 +64,11 @@ def measure(location: str) -> dict[str, Any]:
         steps[f"encoder {budget}, numpy"] = lambda budget=budget: link.shrink(hidden, budget)
         steps[f"encoder {budget}, onnx"] = lambda onnx=onnx: onnx(hidden)
         steps[f"decoder {budget}, numpy"] = lambda small=small: link.restore(small)
-    for name in ("int8", "int4"):
-        for budget in (0, link.budgets[-2]):
-            sent = thin(hidden, Thinness(codec=name, budget=budget), link)
-            tensors = codec(name).encode(sent)
-            steps[f"{name} of {sent.shape[1]}, packed"] = lambda name=name, sent=sent: codec(name).encode(sent)
-            steps[f"{name} of {sent.shape[1]}, unpacked"] = lambda name=name, tensors=tensors: codec(name).decode(
-                tensors
-            )
+    for name, budget in _PACKED:
+        sent = thin(hidden, Thinness(codec=name, budget=budget), link)
+        tensors = codec(name).encode(sent)
+        steps[f"{name} of {sent.shape[1]}, packed"] = lambda name=name, sent=sent: codec(name).encode(sent)
+        steps[f"{name} of {sent.shape[1]}, unpacked"] = lambda name=name, tensors=tensors: codec(name).decode(tensors)
     steps["tokens chosen"] = lambda: link.attended(hidden, 0.5)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(_ROUNDS):

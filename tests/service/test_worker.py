@@ -110,6 +110,14 @@ def test_a_request_whose_budget_ran_out_in_the_queue_is_dropped(bench: Bench) ->
     assert bench.worker.counters["expired"] == 1
 
 
+OUTLIER_BEYOND = (
+    Tensor("|i1", (1, 2), b"\1\1"),
+    Tensor("|u1", (1, 7), b"\0" * 7),
+    Tensor("<u2", (2,), b"\0\0\x63\0"),  # dimensions 0 and 99 of 16
+    Tensor("<f2", (1, 2), b"\0\x3c\0\x3c"),
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -119,6 +127,12 @@ def test_a_request_whose_budget_ran_out_in_the_queue_is_dropped(bench: Bench) ->
         ({"codec": "gzip"}, "bad_message"),
         ({"tensors": (Tensor("<f4", (2, 2), b""),)}, "bad_message"),
         ({"tensors": (Tensor("|i1", (1, 16), b"\0" * 16), Tensor("<f2", (1,), b"\xff\xff"))}, "bad_message"),
+        ({"codec": "float32", "tensors": (Tensor("<f4", (2, 5), b"\0" * 40),)}, "bad_message"),
+        ({"codec": "int4", "tensors": OUTLIER_BEYOND}, "bad_message"),
+        (
+            {"codec": "graded", "tensors": (Tensor("|u1", (1, 1), b"\0"), Tensor("|u1", (16,), b"\0" * 16))},
+            "bad_message",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_with_its_code(bench: Bench, changes: dict[str, Any], code: str) -> None:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from common.model.manifest import Manifest
+from common.model.thin_links import LinkTable, Rung
 
 CARD_FILE = "MODEL_CARD.md"
+_LINKS_HEADING = "\n## Thin links\n"
 
 
 def model_card(manifest: Manifest, licence: str) -> str:
@@ -44,6 +46,28 @@ def model_card(manifest: Manifest, licence: str) -> str:
             "",
         ]
     )
+
+
+def with_links(card: str, table: LinkTable) -> str:
+    """Add what a bundle's thin links do, in place of what the card says of others."""
+    budgets = [rung.budget for rung in table.links[0].rungs]
+    found = [{rung.budget: rung for rung in link.rungs} for link in table.links]
+    lines = [
+        card.partition(_LINKS_HEADING)[0] + _LINKS_HEADING,
+        "| dimensions | " + " | ".join(f"after layer {link.split_point}" for link in table.links) + " |",
+        "|---" * (1 + len(found)) + "|",
+        *(f"| {each} | " + " | ".join(_rung(rungs[each]) for rungs in found) + " |" for each in budgets),
+        "",
+        "Accuracy of the last exit on the kept-back texts when all of them travel as `graded`, and bytes per token.",
+        "",
+        f"    {table.training['command']}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _rung(rung: Rung) -> str:
+    return f"{rung.accuracy:.2%}, {rung.token_bytes:.0f} B"
 
 
 def _accuracy(manifest: Manifest, record: dict[str, Any]) -> list[str]:

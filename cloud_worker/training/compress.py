@@ -14,6 +14,7 @@ import torch
 import typer
 
 from cloud_worker.training.batches import EncodedTexts
+from cloud_worker.training.card import CARD_FILE, with_links
 from cloud_worker.training.compression import Course, course, train_link
 from cloud_worker.training.lessons import lessons
 from cloud_worker.training.network import MultiExitNetwork
@@ -117,7 +118,10 @@ class Compressor:
             rungs = tuple(_rung(behind, stood.states, np.array(labels), exits, budget=each) for each in budgets)
             entries.append(_entry(point, name, rungs))
         table = LinkTable(links=tuple(entries), training=self._origin(plan, recipe, max_texts))
-        derive(self._bundle, out, files | {LINKS_FILE: msgspec.json.format(msgspec.json.encode(table))})
+        files[LINKS_FILE] = msgspec.json.format(msgspec.json.encode(table))
+        card = self._bundle.path(CARD_FILE).read_text(encoding="utf-8")
+        files[CARD_FILE] = with_links(card, table).encode()
+        derive(self._bundle, out, files)
         return table
 
     def _texts(self, network: MultiExitNetwork, max_texts: int) -> EncodedTexts:

@@ -43,7 +43,7 @@ def evaluate(
     policy: Annotated[list[str] | None, typer.Option(help="A policy by name, or all; may be repeated.")] = None,
     cost: Annotated[str, typer.Option(help="paper, measured (from --log), or a TOML or JSON file.")] = PAPER,
     log: Annotated[str, typer.Option(help="The log that --cost measured reads.")] = "sqlite:///dimee-log.sqlite",
-    codec: Annotated[str, typer.Option(help="float32, float16, int8, int4 or graded on the links; or all.")] = "int8",
+    codec: Annotated[str, typer.Option(help="float32, float16, int8 or int4 on the links; or all.")] = "int8",
     metric: Annotated[str | None, typer.Option(help="accuracy or matthews; the bundle's own by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="onnxruntime threads.")] = 1,
     studies: Annotated[bool, typer.Option("--studies", help="Also: routers at equal coverage, promises kept.")] = False,
@@ -58,6 +58,8 @@ def evaluate(
         source = check_unseen(opened, data, allow_seen=allow_seen)
         evaluate_codecs(opened, source, data, metric=task_metric, progress=told, picture=report, as_json=as_json)
         return
+    if codec == "graded":
+        raise ConfigError("--codec graded: its bytes depend on what is sent; --codec all measures them")
     made = evaluate_file(
         opened,
         data,

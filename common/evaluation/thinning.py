@@ -153,7 +153,6 @@ def ways(links: ThinLinks) -> dict[str, Thinness]:
     budgets = sorted({budget for link in links.values() for budget in link.budgets}, reverse=True)
     if links:
         found += [Thinness(codec="int4", tokens=share) for share in _SHARES[1:]]
-        found += [Thinness(codec="int8", budget=budget) for budget in budgets]
         found += [Thinness(codec="graded", budget=budget, tokens=share) for budget in budgets for share in _SHARES]
     return {_name(thinness): thinness for thinness in found}
 

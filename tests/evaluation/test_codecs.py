@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from common.cli.root import app
 from common.engine.choice import choose_policy
+from common.errors import ConfigError
 from common.evaluation.labelled import trace_file
 from common.evaluation.simulation import simulate
 from common.model.bundle import open_bundle
@@ -24,3 +26,8 @@ def test_int8_on_the_link_changes_at_most_one_answer_in_a_hundred(policy: str) -
     ]
 
     assert (answers[0] != answers[1]).mean() <= 0.01
+
+
+def test_a_codec_whose_bytes_depend_on_the_states_is_scored_with_all_the_others() -> None:
+    with pytest.raises(ConfigError, match="--codec all measures them"):
+        app(["evaluate", "--data", str(SENTENCES), "--codec", "graded"], standalone_mode=False)

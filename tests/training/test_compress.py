@@ -115,6 +115,7 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
     promised = {entry.split_point: entry.rungs[-1] for entry in read_table(bundle).links}
 
     assert set(links) == {1, 2}
+    assert f"| 15 | {promised[1].accuracy:.2%}" in bundle.path("MODEL_CARD.md").read_text(encoding="utf-8")
     for point, stood in standing.items():
         logits = Behind(bundle, point, links[point]).logits(stood.states, Thinness(codec="graded", budget=15))
         assert (logits[-1].argmax(axis=1) == labels).mean() == pytest.approx(promised[point].accuracy, abs=1e-4)

@@ -18,8 +18,7 @@ from common.service.lifecycle import Stopping
 from common.service.presence import Standing, announce, presence
 from common.service.signatures import open_verifier
 from common.service.steering import OperatingPoints
-from common.service.telemetry.telemetry import Telemetry
-from common.service.telemetry.tracing import open_tracer
+from common.service.telemetry.telemetry import Telemetry, open_tracer
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier

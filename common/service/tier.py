@@ -26,8 +26,8 @@ from common.service.presence import Standing, announce, presence
 from common.service.runner import Runner
 from common.service.signatures import open_signer
 from common.service.steering import OperatingPoints
-from common.service.telemetry.telemetry import Telemetry
-from common.service.telemetry.tracing import NoTracer, Tracer, open_tracer
+from common.service.telemetry.telemetry import Telemetry, open_tracer
+from common.service.telemetry.tracing import NoTracer, Tracer
 from common.service.trust import bundle_gate, trial_gate
 from common.service.updates.fetching import Fetcher
 from common.service.updates.serving import ServedReleases

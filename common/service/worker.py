@@ -12,7 +12,7 @@ from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
 from common.errors import ConfigError, ModelMismatchError, TransportError, WireError
 from common.model.manifest import Manifest
-from common.service.telemetry.tracing import ESCALATED, NoTracer, Place, Tracer, hop_spans
+from common.service.telemetry.tracing import ESCALATED, NoTracer, Place, Tracer
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.quarantine import Name, Quarantine
 from common.transport.contract import Delivery, Transport
@@ -225,7 +225,7 @@ class TierWorker:
         reason = str(verdict.reason) if isinstance(verdict, Exited) else ESCALATED
         revision = hop.variant or job.message.model_revision
         received_at = job.delivery.received_at
-        self._tracer.tell(hop_spans(job.place, hop, received_at=received_at, reason=reason, revision=revision))
+        self._tracer.hop(job.place, hop, received_at=received_at, reason=reason, revision=revision)
 
     def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> None:
         outcome = Outcome(

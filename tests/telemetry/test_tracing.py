@@ -32,7 +32,8 @@ from common.model.bundle import derive, open_bundle
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.lifecycle import Stopping
-from common.service.telemetry.tracing import NOWHERE, NoTracer, Span, open_tracer
+from common.service.telemetry.telemetry import open_tracer
+from common.service.telemetry.tracing import NOWHERE, NoTracer, Span
 from common.types import Answer, Tier
 from common.wire.trace_context import TraceContext, parse_traceparent
 from device_agent.build import start_agent

@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from common.service.telemetry.spans import hop_spans
 from common.service.telemetry.tracing import NOWHERE, Kind, Place, Refusals, Span
-from common.types import Tier
+from common.types import Hop, Tier
 from common.wire.trace_context import TraceContext
 
 _LOGGER = logging.getLogger(__name__)
@@ -96,6 +97,10 @@ class OtlpTracer:
                 self._waiting.put_nowait(span)
             except queue.Full:
                 self._counts["dropped"] += 1
+
+    def hop(self, place: Place, hop: Hop, *, received_at: float, reason: str, revision: str) -> None:
+        """Tell of a tier's part that has just ended."""
+        self.tell(hop_spans(place, hop, received_at=received_at, reason=reason, revision=revision))
 
     def counters(self) -> Mapping[str, int]:
         """Count spans by what became of them, and what was no ``traceparent``."""

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import urlsplit
 
-from common.config.settings import Metrics
+from common.config.settings import DeviceTracing, Metrics, Tracing
 from common.errors import ConfigError
 from common.model.manifest import Manifest
 from common.service.telemetry.server import TelemetryServer
 from common.service.telemetry.systemd import Notifier
+from common.service.telemetry.tracing import NoTracer, Tracer
 from common.service.telemetry.vitals import Counters, Gauges, Meter, NoMeter, Vitals
 from common.types import Tier
 
@@ -85,6 +87,26 @@ class Telemetry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._resources.__exit__(kind, error, trace)
+
+
+def open_tracer(settings: Tracing, tier: Tier, node: str) -> Tracer:
+    """Choose what a node's settings ask for; enter it.
+
+    Raises:
+        ConfigError: The endpoint is no URL, or the extra for it is not installed.
+    """
+    if settings.endpoint is None:
+        return NoTracer()
+    if urlsplit(settings.endpoint).scheme not in {"http", "https"} or not urlsplit(settings.endpoint).hostname:
+        raise ConfigError(f"tracing.endpoint {settings.endpoint!r} is no http URL, e.g. http://collector:4318")
+    try:
+        from common.service.telemetry.otlp import OtlpTracer  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"tracing.endpoint is set and {exc.name!r} is not installed; pip install 'dimee[tracing]'"
+        ) from exc
+    sample_rate = settings.sample_rate if isinstance(settings, DeviceTracing) else 1.0
+    return OtlpTracer(settings.endpoint, tier, node, sample_rate=sample_rate)
 
 
 def _prometheus(host: str, port: int, layers: frozenset[int]) -> tuple[Meter, Callable[[Vitals], TelemetryServer]]:

@@ -35,6 +35,7 @@ from common.service.lifecycle import Stopping
 from common.service.telemetry.telemetry import open_tracer
 from common.service.telemetry.tracing import NOWHERE, NoTracer, Span
 from common.types import Answer, Tier
+from common.wire.documents import decode_input
 from common.wire.trace_context import TraceContext, parse_traceparent
 from device_agent.build import start_agent
 
@@ -184,6 +185,14 @@ def test_a_tier_that_traces_nothing_passes_the_applications_trace_on(
     hops = [span for span in collector.all() if span.name == "hop"]
     assert hops
     assert {(span.trace_id.hex(), span.parent_span_id.hex()) for span in hops} == {(asking.trace_id, asking.span_id)}
+
+
+def test_an_application_sends_its_traceparent_in_the_json_input() -> None:
+    sent = decode_input(f'{{"text": "a fine film", "traceparent": "{ASKING}"}}'.encode())
+
+    place = NoTracer().join(sent.traceparent or "")
+
+    assert str(place.onward) == ASKING
 
 
 def test_without_an_endpoint_a_device_is_in_no_trace_and_imports_nothing_for_it() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +24,16 @@ from cloud_worker.training.provenance import command_line, origin_of, versions
 from cloud_worker.training.rundir import RunDirectory
 from cloud_worker.training.split import keep_back
 from cloud_worker.training.thin_link import BudgetedLink
-from common.engine.thinness import Thinness
+from common.engine.choice import choose_policy
 from common.errors import ConfigError
+from common.evaluation.behind_links import fit_rung
+from common.evaluation.scoring import Setting
 from common.evaluation.thinning import Behind, bring
+from common.evaluation.trace import Trace, read_calibration
 from common.inputs.examples import Columns, LabelledTexts, read_examples
 from common.model.bundle import Bundle, derive, open_bundle
 from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, ThinLink
-from common.routing.fitting import fit_temperature
+from common.routing.exits import ConfidenceCascade
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32
@@ -97,7 +101,10 @@ class Compressor:
         network = self._run.load_network()
         texts = self._texts(network, max_texts)
         kept_back = self._run.read_kept_back()
-        labels = kept_back.label_indices(self._record["labels"])
+        trace = self._calibration(kept_back.label_indices(self._record["labels"]))
+        default = choose_policy(self._bundle)
+        own = default.thresholds if isinstance(default, ConfidenceCascade) else {}
+        setting = Setting(depths=self._bundle.manifest.depths, metric=self._record["metric"])
         pairs = kept_back.pairs or (None,) * len(kept_back)
         standing = bring(self._bundle, list(zip(kept_back.texts, pairs, strict=True)))
         entries: list[LinkEntry] = []
@@ -107,15 +114,14 @@ class Compressor:
             arrays = _arrays(trained, network, point)
             name = f"thin-link-{point:02d}.npz"
             files[name] = _archive(arrays)
-            _LOGGER.info("split %d: calibrating %d budgets on %d texts", point, len(budgets), len(labels))
+            _LOGGER.info("split %d: calibrating %d budgets on %d texts", point, len(budgets), len(trace))
             blank = _entry(
                 point,
                 name,
                 tuple(Rung(budget=each, temperatures={}, accuracy=0.0, token_bytes=1.0) for each in budgets),
             )
             behind = Behind(self._bundle, point, ThinLink(blank, arrays))
-            exits = [exit_.layer for exit_ in self._bundle.manifest.exits if exit_.layer > point]
-            rungs = tuple(_rung(behind, stood.states, np.array(labels), exits, budget=each) for each in budgets)
+            rungs = tuple(fit_rung(behind, stood, trace, own, setting, budget=each) for each in budgets)
             entries.append(_entry(point, name, rungs))
         table = LinkTable(links=tuple(entries), training=self._origin(plan, recipe, max_texts))
         files[LINKS_FILE] = msgspec.json.format(msgspec.json.encode(table))
@@ -123,6 +129,15 @@ class Compressor:
         files[CARD_FILE] = with_links(card, table).encode()
         derive(self._bundle, out, files)
         return table
+
+    def _calibration(self, labels: Sequence[int]) -> Trace:
+        """Read what the exits say of the kept-back texts without a link."""
+        trace = read_calibration(self._bundle)
+        if trace.labels.tolist() != list(labels):
+            raise ConfigError(
+                f"{self._bundle.directory}: its calibration is not of the texts that {self._run.path} keeps"
+            )
+        return trace
 
     def _texts(self, network: MultiExitNetwork, max_texts: int) -> EncodedTexts:
         """Take the longest training texts: whole sentences rather than their phrases, and most tokens a step."""
@@ -153,17 +168,6 @@ class Compressor:
             "train": origin_of(self._source, len(self._examples)),
             "versions": versions(),
         }
-
-
-def _rung(behind: Behind, states: tuple[Any, ...], labels: np.ndarray, exits: list[int], *, budget: int) -> Rung:
-    """Calibrate the exits behind a budget, sent as graded."""
-    thinness = Thinness(codec="graded", budget=budget)
-    logits = behind.logits(states, thinness)  # [exits, N, C]
-    temperatures = {layer: fit_temperature(said, labels) for layer, said in zip(exits, logits, strict=True)}
-    accuracy = round(float((logits[-1].argmax(axis=1) == labels).mean()), 5)
-    rows = behind.tensor_bytes(states, thinness) - budget  # without the peaks
-    token_bytes = round(rows * len(states) / sum(map(len, states)), 2)
-    return Rung(budget=budget, temperatures=temperatures, accuracy=accuracy, token_bytes=token_bytes)
 
 
 def _entry(point: int, name: str, rungs: tuple[Rung, ...]) -> LinkEntry:

@@ -123,7 +123,7 @@ def unpack_state(
         layers_run=message.split_point,
         predictions=predictions,
         confidences=confidences,
-        temperatures=None if link is None else link.temperatures(width),
+        rung=None if link is None else link.rung(width),
         form=(tokens, 1 if message.codec == TOKENS else width),
     )
 

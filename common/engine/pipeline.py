@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.engine.choice import choose_policy
 from common.engine.token_embedding import TokenEmbedding
 from common.model.bundle import Bundle
 from common.model.segments import LayerSegment, SegmentOutput, open_layers
-from common.model.thin_links import open_thin_links
+from common.model.thin_links import Rung, open_thin_links
 from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
+from common.routing.exits import ConfidenceCascade
 from common.routing.policies import Policy
 from common.routing.selection import Profile
 from common.types import Reason, Span
@@ -32,7 +34,7 @@ class State:
     layers_run: int
     predictions: tuple[int, ...] = ()  # at the exits passed so far
     confidences: tuple[float, ...] = ()  # there
-    temperatures: Mapping[int, float] | None = None  # of the exits behind the thin link it came over
+    rung: Rung | None = None  # how the exits behind the thin link that it came over are calibrated
     form: tuple[int, int] = (0, 0)  # tokens and dimensions in which it came over the wire
     tokens: Tokens | None = None  # what it was embedded from, before any layer has run
 
@@ -75,6 +77,8 @@ class Pipeline:
         self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads)}
         self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
         self._policy = policy
+        default = choose_policy(bundle)
+        self._default_thresholds = default.thresholds if isinstance(default, ConfidenceCascade) else {}
         self.links = open_thin_links(bundle)  # over which states may come in
         self.embedding = TokenEmbedding(bundle, threads) if takes_tokens else None  # of inputs that come as tokens
 
@@ -140,7 +144,7 @@ class Pipeline:
                 layers_run=segment.span.end,
                 predictions=best.predictions,
                 confidences=best.confidences,
-                temperatures=state.temperatures,
+                rung=state.rung,
             )
             if is_enough:
                 verdicts[item] = best
@@ -175,13 +179,16 @@ class Pipeline:
                 is_tier_end=layer == self.depth,
             )
             is_enough = self._policy.should_exit(evidence)
+        recalibrated = self._recalibrated(layer, states)
+        for row, asked in recalibrated.items():
+            is_enough[row] = confidences[row] >= np.float32(asked)
         return [
             (
                 Exited(
                     logits=tuple(output.logits[row].tolist()),
                     confidence=confidences[row],
                     layer=layer,
-                    threshold=threshold,
+                    threshold=recalibrated.get(row, threshold),
                     reason=Reason.CONFIDENT if is_choice else Reason.FINAL,
                     predictions=(*state.predictions, int(predictions[row])),
                     confidences=(*state.confidences, confidences[row]),
@@ -194,7 +201,19 @@ class Pipeline:
     def _temperatures_at(self, layer: int, states: Sequence[State]) -> Floats:
         """Give the temperature [B, 1] of an exit for each state: a thin link changes how sure one may be."""
         usual = self._temperatures[layer]
-        return np.array([[(state.temperatures or {}).get(layer, usual)] for state in states], np.float32)
+        rungs = [state.rung for state in states]
+        return np.array([[usual if rung is None else rung.temperatures[layer]] for rung in rungs], np.float32)
+
+    def _recalibrated(self, layer: int, states: Sequence[State]) -> dict[int, float]:
+        """Give by row the threshold of the budget that a state came in, while the default policy's own is in force."""
+        usual = None if layer == self._num_layers else self._policy.threshold_at(layer)
+        if usual is None or usual != self._default_thresholds.get(layer):
+            return {}
+        return {
+            row: state.rung.thresholds[layer]
+            for row, state in enumerate(states)
+            if state.rung is not None and layer in state.rung.thresholds
+        }
 
 
 def _stack(states: Sequence[State]) -> tuple[Floats, NDArray[np.int64]]:

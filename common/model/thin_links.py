@@ -32,6 +32,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
     temperatures: dict[Count, Positive]  # by exit layer
     accuracy: Fraction  # of the last exit when everything travels so
     token_bytes: Positive  # of a token as ``graded``, the peaks of its dimensions apart
+    thresholds: dict[Count, Fraction] = {}  # by exit layer, in the place of the default policy's own
 
 
 class LinkEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,17 +85,26 @@ class ThinLink:
             WireError: The width is none of the budgets.
         """
         budget = thin.shape[1]
-        self._rung(budget)
+        self.rung(budget)
         hidden: Hidden = thin @ self._decoder[:budget] + self._bias
         return hidden
 
     def graded_bytes(self, budget: int, tokens: int) -> int:
         """Tell what so many tokens take as ``graded``, about."""
-        return budget + round(tokens * self._rung(budget).token_bytes)
+        return budget + round(tokens * self.rung(budget).token_bytes)
 
-    def temperatures(self, budget: int) -> dict[int, float]:
-        """Give the temperatures of the exits behind the link at a budget."""
-        return self._rung(budget).temperatures
+    def rung(self, budget: int) -> Rung:
+        """Give how the exits behind the link are calibrated at a budget.
+
+        Raises:
+            WireError: The link was not trained for it.
+        """
+        if budget not in self._rungs:
+            raise WireError(
+                f"hidden states of width {budget} fit no budget of the thin link at split point "
+                f"{self.entry.split_point}: {list(self._rungs)}"
+            )
+        return self._rungs[budget]
 
     def attended(self, hidden_states: Hidden, share: float) -> Hidden:
         """Keep that share of the tokens [S, H] in their order: the first one, and those the exit head looks at most."""
@@ -106,14 +116,6 @@ class ThinLink:
         attention = (weights / weights.sum(axis=0)).sum(axis=1)  # [S]
         attention[0] = np.inf
         return hidden_states[np.sort(np.argsort(-attention, kind="stable")[:count])]
-
-    def _rung(self, budget: int) -> Rung:
-        if budget not in self._rungs:
-            raise WireError(
-                f"hidden states of width {budget} fit no budget of the thin link at split point "
-                f"{self.entry.split_point}: {list(self._rungs)}"
-            )
-        return self._rungs[budget]
 
 
 ARRAYS = ("encoder", "decoder", "mean", "bias", "score", "score_bias")
@@ -170,5 +172,8 @@ def _check(source: str, entry: LinkEntry, manifest: Manifest, shapes: dict[str, 
         raise ArtifactError(f"{source}: shapes {shapes} and budgets {budgets} do not fit width {width}")
     boundaries = {0, *(segment.span.end for segment in manifest.segments)} - {manifest.num_layers}
     behind = {exit_.layer for exit_ in manifest.exits if exit_.layer > entry.split_point}
-    if entry.split_point not in boundaries or any(set(rung.temperatures) != behind for rung in entry.rungs):
+    if entry.split_point not in boundaries or any(
+        set(rung.temperatures) != behind or not set(rung.thresholds) <= behind - {manifest.num_layers}
+        for rung in entry.rungs
+    ):
         raise ArtifactError(f"{source}: split point {entry.split_point} or its exits are not those of the bundle")

@@ -1,6 +1,7 @@
 """Thin links: a budget is a slice, its width says which, and what fits none is refused."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from common.engine.thinness import Always, Thinness
 from common.errors import ArtifactError, ConfigError, WireError
 from common.model.bundle import Bundle, derive, open_bundle
 from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, open_thin_links
+from common.routing.policies import ConfidenceCascade, Policy
 from common.wire import codec
 from common.wire.messages import HiddenStates
 
@@ -29,12 +31,22 @@ ARRAYS = {
 }
 
 
-def with_link(bundle: Bundle, directory: Path, *, split_point: int = SPLIT, **changed: np.ndarray) -> Bundle:
+def with_link(
+    bundle: Bundle,
+    directory: Path,
+    *,
+    split_point: int = SPLIT,
+    thresholds: dict[int, float] | None = None,
+    **changed: np.ndarray,
+) -> Bundle:
     """Derive a bundle whose link drops the last dimensions as they are."""
     archive = io.BytesIO()
     np.savez(archive, **(ARRAYS | changed))
     behind = {exit_.layer: 2.0 for exit_ in bundle.manifest.exits if exit_.layer > split_point}
-    rungs = tuple(Rung(budget=budget, temperatures=behind, accuracy=0.9, token_bytes=1.0) for budget in BUDGETS)
+    rungs = tuple(
+        Rung(budget=budget, temperatures=behind, accuracy=0.9, token_bytes=1.0, thresholds=thresholds or {})
+        for budget in BUDGETS
+    )
     entry = LinkEntry(split_point=split_point, file="link.npz", rungs=rungs)
     table = msgspec.json.encode(LinkTable(links=(entry,), training={}))
     return derive(bundle, directory / "compressed", {LINKS_FILE: table, "link.npz": archive.getvalue()})
@@ -96,6 +108,27 @@ def test_the_first_token_and_the_most_attended_ones_stay_in_their_order(bundle: 
     np.testing.assert_array_equal(kept[:, 0], (-9, 5, 4))
 
 
+@pytest.mark.parametrize(("asked", "exit_layer"), [(0.0, 2), (1.0, 3)])
+def test_a_budget_s_own_threshold_takes_the_place_of_the_default_s_alone(
+    tiny_bundle: Path, tmp_path: Path, state: State, asked: float, exit_layer: int
+) -> None:
+    bundle = with_link(open_bundle(tiny_bundle), tmp_path / "recalibrated", thresholds={2: asked})
+    default = choose_policy(bundle)
+    others = ConfidenceCascade(thresholds={} if asked == 0.0 else {2: 0.0})  # an operating point, say
+    message = packed(bundle, state, Thinness(codec="float32", budget=15))
+
+    def answer(policy: Policy, is_thin: bool) -> Exited:
+        pipeline = Pipeline(bundle, policy, depth=3)
+        received = unpack_state(message, bundle.manifest, pipeline.links)
+        (verdict,) = pipeline.advance([received if is_thin else replace(received, rung=None)])
+        assert isinstance(verdict, Exited)
+        return verdict
+
+    assert answer(default, is_thin=True).layer == exit_layer
+    assert answer(default, is_thin=True).threshold == (None if exit_layer == 3 else asked)
+    assert answer(others, is_thin=True).layer == answer(others, is_thin=False).layer == 5 - exit_layer
+
+
 @pytest.mark.parametrize(("width", "split_point"), [(5, SPLIT), (17, SPLIT), (4, 2)])
 def test_a_width_that_fits_no_budget_is_refused(bundle: Bundle, width: int, split_point: int) -> None:
     wrong = State(hidden_states=np.ones((3, width), np.float32), layers_run=split_point)
@@ -112,7 +145,9 @@ def test_a_budget_that_was_not_trained_is_refused_at_the_start(bundle: Bundle, t
         Always(Thinness(codec="int8", tokens=0.5), open_thin_links(open_bundle(tiny_bundle)))
 
 
-@pytest.mark.parametrize("changed", [{"encoder": np.eye(WIDTH)}, {"mean": np.zeros(3)}, {"split_point": 3}])
+@pytest.mark.parametrize(
+    "changed", [{"encoder": np.eye(WIDTH)}, {"mean": np.zeros(3)}, {"split_point": 3}, {"thresholds": {3: 0.5}}]
+)
 def test_a_link_that_does_not_fit_its_bundle_is_refused(tiny_bundle: Path, tmp_path: Path, changed: dict) -> None:
     broken = with_link(open_bundle(tiny_bundle), tmp_path, **changed)
 

@@ -126,6 +126,8 @@ OUTLIER_BEYOND = (
         ({"split_point": 9}, "bad_message"),
         ({"codec": "gzip"}, "bad_message"),
         ({"tensors": (Tensor("<f4", (2, 2), b""),)}, "bad_message"),
+        ({"codec": "float32", "tensors": (Tensor("<f4", (1, 5), b"\0" * 20),)}, "bad_message"),
+        ({"codec": "tokens", "tensors": (Tensor("<u2", (1,), b"\1\0"),)}, "bad_message"),
         ({"tensors": (Tensor("|i1", (1, 16), b"\0" * 16), Tensor("<f2", (1,), b"\xff\xff"))}, "bad_message"),
         ({"codec": "float32", "tensors": (Tensor("<f4", (2, 5), b"\0" * 40),)}, "bad_message"),
         ({"codec": "int4", "tensors": OUTLIER_BEYOND}, "bad_message"),

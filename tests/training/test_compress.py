@@ -11,11 +11,18 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'dimee[tra
 from cloud_worker.training.compression import Course, Phase, course  # noqa: E402 - behind the check for torch
 from cloud_worker.training.thin_link import Bowl, BudgetedLink, rounded  # noqa: E402
 from common.cli.root import app  # noqa: E402
-from common.engine.thinness import Thinness  # noqa: E402
-from common.evaluation.thinning import Behind, bring  # noqa: E402
+from common.engine.choice import choose_policy  # noqa: E402
+from common.engine.escalation import Escalation, unpack_state  # noqa: E402
+from common.engine.pipeline import Exited, Pipeline, State  # noqa: E402
+from common.engine.thinness import Always, Thinness  # noqa: E402
+from common.evaluation.behind_links import behind_link  # noqa: E402
+from common.evaluation.simulation import simulate  # noqa: E402
+from common.evaluation.thinning import Behind, Standing, bring  # noqa: E402
+from common.evaluation.trace import read_calibration  # noqa: E402
 from common.inputs.examples import read_examples  # noqa: E402
-from common.model.bundle import open_bundle  # noqa: E402
+from common.model.bundle import Bundle, open_bundle  # noqa: E402
 from common.model.thin_links import LinkEntry, Rung, ThinLink, open_thin_links, read_table  # noqa: E402
+from common.routing.policies import ConfidenceCascade  # noqa: E402
 from common.wire.activations import codec  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -121,6 +128,8 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
         assert (logits[-1].argmax(axis=1) == labels).mean() == pytest.approx(promised[point].accuracy, abs=1e-4)
         assert promised[point].accuracy > 0.9
 
+    _check_live_is_evaluated(bundle, standing[1])
+
     capsys.readouterr()
     app(["evaluate", "--bundle", str(out), "--data", str(data), "--allow-seen", "--codec", "all", "--json"],
         standalone_mode=False)  # fmt: skip
@@ -129,6 +138,27 @@ def test_a_bundle_is_compressed_and_its_budgets_are_measured(
     assert found["tokens"]["0"]["bytes_per_request"] < found["int4"]["0"]["bytes_per_request"] / 2
     assert found["graded-b8-t0.5"]["1"]["bytes_per_request"] < found["int8"]["1"]["bytes_per_request"]
     assert set(found["int8"]["1"]) == {"accuracy", "drop_points", "interval", "bytes_per_request"}
+
+
+def _check_live_is_evaluated(bundle: Bundle, stood: Standing) -> None:
+    """Behind a budget a tier exits where the evaluation says, by the budget's own temperatures and thresholds."""
+    pipeline = Pipeline(bundle, choose_policy(bundle), depth=3)
+    link, thinness = pipeline.links[1], Thinness(codec="graded", budget=8)
+    rung = link.rung(8)
+    logits = Behind(bundle, 1, link).logits(stood.states, thinness)
+    thinned = behind_link(read_calibration(bundle), 1, logits, rung.temperatures)
+    evaluated = simulate(ConfidenceCascade(thresholds=rung.thresholds), thinned, bundle.manifest.depths)
+    escalation = Escalation(bundle.manifest, "graded", links=pipeline.links, chooser=Always(thinness, pipeline.links))
+
+    live = []
+    for hidden in stood.states:
+        message = escalation.pack("r", "d", State(hidden_states=hidden, layers_run=1), budget_ms=1.0, hops=())
+        (verdict,) = pipeline.advance([unpack_state(message, bundle.manifest, pipeline.links)])
+        assert isinstance(verdict, Exited)
+        live.append(verdict.layer)
+
+    assert set(rung.thresholds) == {2}
+    np.testing.assert_array_equal(live, np.array(thinned.exits)[evaluated.exits])
 
 
 def test_another_run_s_bundle_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from common.model.manifest import TOKENIZER_FILE
 from common.model.segments import open_embedding
 from common.model.thin_links import ThinLink, open_thin_links
 from common.routing.evidence import Floats
+from common.wire.activations import CODEC_NAMES
 
 _LOSSLESS, _USUAL = Thinness(codec="float32"), Thinness(codec="int8")
-_CODECS = (_LOSSLESS, _USUAL, Thinness(codec="int4"))
+_OF_LINKS = "graded"  # the codec made for them
 _CHUNK = 2048  # tokens embedded at a time
 
 
@@ -95,9 +96,9 @@ def measure_leaks(
 
 def ways(link: ThinLink | None, noises: Sequence[float]) -> Iterator[Way]:
     """Name the codecs, the budgets of a split point's thin link, and the noises."""
-    yield from (Way(thinness=thinness) for thinness in _CODECS)
+    yield from (Way(thinness=Thinness(codec=name)) for name in CODEC_NAMES)
     budgets = () if link is None else link.budgets[::-1]
-    yield from (Way(thinness=Thinness(codec=_USUAL.codec, budget=budget)) for budget in budgets)
+    yield from (Way(thinness=Thinness(codec=_OF_LINKS, budget=budget)) for budget in budgets)
     yield from (Way(thinness=_USUAL, noise=noise) for noise in noises)
 
 

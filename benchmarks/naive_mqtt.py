@@ -7,6 +7,7 @@ float32. Started by ``dimee bench`` with the same pipes as every contestant, onc
 import os
 import socket
 import sys
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from common.bench.driver import answer_turns, say_ready
 from common.bench.parts import Drive, Told
 from common.engine.choice import choose_policy
+from common.errors import TransportError
 from common.inputs.text import TextEncoder
 from common.model.bundle import open_bundle
 from common.model.manifest import TOKENIZER_FILE
@@ -27,6 +29,7 @@ from common.model.segments import open_embedding, open_layers
 from common.types import TIERS, Tier
 
 _QOS = 1
+_CONNECT_LIMIT_S = 10.0
 
 
 class Layers:
@@ -112,9 +115,13 @@ def _connect(part: Drive, topic: str, on_message: Any) -> paho.Client:
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.on_socket_open = lambda _client, _user, sock: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.on_message = on_message
+    is_ready = threading.Event()
+    client.on_connect = lambda client, *_: client.subscribe(topic, _QOS)
+    client.on_subscribe = lambda *_: is_ready.set()
     client.connect("127.0.0.1", part.broker_port)
-    client.subscribe(topic, _QOS)
     client.loop_start()
+    if not is_ready.wait(_CONNECT_LIMIT_S):
+        raise TransportError(f"no subscription to {topic} at port {part.broker_port}")
     return client
 
 

@@ -9,7 +9,6 @@ from common.config.settings import Mqtt
 from common.errors import ConfigError
 from common.transport.access import AccessList
 
-_RECORD_BYTES = 16_384  # the most that a TLS record holds
 _BROKER_FILES = ("ca.pem", "certificate.pem", "key.pem", "crl.pem", "acl")
 
 
@@ -25,7 +24,6 @@ def tls_context(settings: Mqtt) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the chain and the broker's name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = _ReadAhead
     try:
         context.load_verify_locations(_file("mqtt.tls_ca_file", settings.tls_ca_file))
     except ssl.SSLError as exc:
@@ -60,23 +58,6 @@ def read_protection(folder: Path) -> Protection:
             raise ConfigError(f"broker.tls_folder: {paths[name]} holds no PEM: {exc.reason}") from exc
     _load_pair(context, "broker.tls_folder", paths["certificate.pem"], paths["key.pem"])
     return Protection(tls=context, access=AccessList.read(paths["acl"]))
-
-
-class _ReadAhead(ssl.SSLSocket):
-    """Reads a whole record at a time: paho asks byte by byte, and each question goes all the way through OpenSSL."""
-
-    _ahead = b""
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """Give at most ``buflen`` bytes (see ``socket.recv``)."""
-        if not self._ahead:
-            self._ahead = super().recv(max(buflen, _RECORD_BYTES), flags)
-        taken, self._ahead = self._ahead[:buflen], self._ahead[buflen:]
-        return taken
-
-    def pending(self) -> int:
-        """How many bytes are decrypted and not read yet."""
-        return len(self._ahead) + super().pending()
 
 
 def is_loopback(host: str) -> bool:

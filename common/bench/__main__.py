@@ -1,4 +1,4 @@
-"""``python -m common.bench PART``: one process of a benchmark: a contestant, a rival's server, or a shaped link."""
+"""``python -m common.bench PART``: one process of a benchmark: contestant, rival's server, shaped link, or crowd."""
 
 import logging
 import sys
@@ -6,7 +6,8 @@ import sys
 import msgspec
 
 from common.bench import driver, proxy
-from common.bench.parts import Drive, Part, Serve, Shape
+from common.bench.growth import crowd
+from common.bench.parts import Crowd, Drive, Part, Serve, Shape
 
 logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
 match msgspec.json.decode(sys.argv[1], type=Part):
@@ -18,3 +19,5 @@ match msgspec.json.decode(sys.argv[1], type=Part):
         serve(part)
     case Shape() as part:
         proxy.shape(part)
+    case Crowd() as part:
+        crowd.attend(part)

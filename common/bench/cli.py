@@ -9,16 +9,15 @@ import typer
 from common.bench.field import RIVALS, Ground
 from common.bench.machine_profile import MachineProfile, as_toml, measure_machine, tier_profile
 from common.bench.measure import progress_line
-from common.bench.report import Context, as_markdown, print_document
+from common.bench.report import as_markdown, context_of, print_document
 from common.bench.suite import FULL, QUICK, Suite
 from common.cli.groups import LazyGroup
 from common.cli.output import print_json, print_table
 from common.commands.demo_inputs import read_inputs
 from common.engine.choice import DEFAULT, routing_table
 from common.errors import ConfigError
-from common.evaluation.machine import this_machine
 from common.evaluation.profile import read_profile
-from common.model.bundle import SHIPPED, Bundle, open_bundle
+from common.model.bundle import SHIPPED, open_bundle
 from common.types import Tier
 
 
@@ -26,7 +25,10 @@ class BenchGroup(LazyGroup):
     """Measurements, and those that need an extra."""
 
     entry_point_group: ClassVar[str] = "dimee.commands.bench"
-    summaries: ClassVar[dict[str, str]] = {"security": "Measure what protection costs, and attack it."}
+    summaries: ClassVar[dict[str, str]] = {
+        "growth": "Find where the tiers stop keeping up, and why.",
+        "security": "Measure what protection costs, and attack it.",
+    }
 
 
 app = typer.Typer(
@@ -59,7 +61,7 @@ def bench(
         extent = replace(extent, rivals=_named(rivals))
     chosen = routing_table(opened).default if policy == DEFAULT else policy
     ground = Ground(bundle=str(opened.directory.absolute()), policy=chosen, texts=texts)
-    suite = Suite(ground, _context(opened, chosen, inputs, len(texts)), extent, progress_line(is_shown=not as_json))
+    suite = Suite(ground, context_of(opened, chosen, inputs, len(texts)), extent, progress_line(is_shown=not as_json))
     suite.run()
     document = suite.document(is_quick=quick)
     if picture is not None:
@@ -131,15 +133,3 @@ def _named(rivals: str) -> tuple[str, ...]:
     if unknown := set(names) - set(RIVALS):
         raise ConfigError(f"--rivals {min(unknown)!r} is none of {', '.join(RIVALS)}")
     return names
-
-
-def _context(bundle: Bundle, policy: str, inputs: Path | None, num_texts: int) -> Context:
-    return Context(
-        machine=this_machine(),
-        bundle=bundle.manifest.name,
-        revision=bundle.revision,
-        precision=bundle.manifest.precision,
-        policy=policy,
-        texts="shipped reviews" if inputs is None else inputs.name,
-        num_texts=num_texts,
-    )

@@ -47,7 +47,52 @@ class Shaped(msgspec.Struct, frozen=True, kw_only=True):
     port: int
 
 
-Part = Drive | Serve | Shape
+class Crowd(msgspec.Struct, frozen=True, kw_only=True, tag="crowd"):
+    """Light devices that send what a bundle's device would."""
+
+    host: str
+    port: int
+    site: str
+    bundle: str
+    policy: str
+    texts: tuple[str, ...]
+
+
+class Gather(msgspec.Struct, frozen=True, kw_only=True, tag="gather"):
+    """So many light devices, connected instead of those before; said back when they are."""
+
+    devices: int
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True, tag="flow"):
+    """Requests of the devices in turn: at random at a rate, or in a closed loop."""
+
+    seconds: float
+    most: int  # requests
+    rate_hz: float | None = None  # mean of Poisson arrivals; None: a closed loop
+    in_flight: int = 64  # of a closed loop
+    tokens: int | None = None  # of each request; None: as its text has them
+    seed: int  # of the arrivals; also makes the request ids, so no two steps of one site share it
+
+
+CrowdOrder = Gather | Flow
+
+
+class Flowed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a step's requests."""
+
+    sent: int
+    answered: int
+    refused: dict[str, int]  # by the failure's code
+    unanswered: int  # nothing came back within the budget
+    unsent: int  # the sender's own outbox was full
+    elapsed_s: float  # from the first arrival to the last answer
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+Part = Drive | Serve | Shape | Crowd
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,6 +77,11 @@ class Process:
             os.killpg(self._process.pid, number)  # it was started in a session of its own
 
     @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Whether the process is gone."""
         return self._process.poll() is not None
@@ -89,14 +94,16 @@ class Process:
 
 def children_cpu_s() -> float:
     """Sum the processor time that this process's descendants have used so far; 0 where the system does not tell."""
-    ticks = 0
-    for pid in _descendants(os.getpid()):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(map(cpu_s, _descendants(os.getpid())))
+
+
+def cpu_s(pid: int) -> float:
+    """Give the processor time that a process has used so far; 0 where it has ended or the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants(pid: int) -> list[int]:

@@ -2,12 +2,14 @@
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from common.cli.output import print_table
-from common.evaluation.machine import Machine
+from common.evaluation.machine import Machine, this_machine
+from common.model.bundle import Bundle
 
 DIMEE = "dimee"
 
@@ -53,6 +55,30 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     efficiency: float | None
     shares: dict[str, float]  # answered by each tier
     rows: list[Row]
+
+
+def context_of(bundle: Bundle, policy: str, inputs: Path | None, num_texts: int) -> Context:
+    """Describe what a benchmark rests on; ``inputs`` is the file of the texts, None for the shipped ones."""
+    return Context(
+        machine=this_machine(),
+        bundle=bundle.manifest.name,
+        revision=bundle.revision,
+        precision=bundle.manifest.precision,
+        policy=policy,
+        texts="shipped reviews" if inputs is None else inputs.name,
+        num_texts=num_texts,
+    )
+
+
+def about(context: Context) -> str:
+    """Write the machine, the versions and the bundle in a sentence or two."""
+    machine = context.machine
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    return (
+        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; {packages}; "
+        f"commit `{machine.commit}`. Bundle {context.bundle} `{context.revision}`, {context.precision}, "
+        f"policy {context.policy}; {context.num_texts} texts of {context.texts}."
+    )
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -103,15 +129,8 @@ def print_document(document: Document) -> None:
 
 def as_markdown(document: Document) -> str:
     """Write the rows as Markdown tables, one per measure."""
-    context, machine = document.context, document.context.machine
-    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     shares = ", ".join(f"{tier} {share:.0%}" for tier, share in document.shares.items())
-    about = (
-        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}; {packages}; "
-        f"commit `{machine.commit}`. Bundle {context.bundle} `{context.revision}`, {context.precision}, "
-        f"policy {context.policy}; {context.num_texts} texts of {context.texts}. Answered by {shares}."
-    )
-    lines = [about]
+    lines = [f"{about(document.context)} Answered by {shares}."]
     for measure in dict.fromkeys(row.measure for row in document.rows):
         rows = [row for row in document.rows if row.measure == measure]
         lines += ["", f"**{measure}** ({rows[0].unit})", "", "| contestant | link | broker | median | spread | load |"]

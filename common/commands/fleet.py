@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +32,7 @@ class Broker:
 
     host: str
     port: int
+    pid: int | None = None  # of one that was started here
 
     def environment(self, site: str) -> dict[str, str]:
         """Give the settings that lead a process to this broker."""
@@ -126,7 +127,7 @@ def open_broker(kind: str, directory: Path) -> Iterator[Broker]:
     log = directory / "broker.log"
     with log.open("wb") as stderr, running(command, dict(os.environ), stdout=stderr, stderr=stderr) as process:
         _wait_until_listening(address, process, log)
-        yield address
+        yield replace(address, pid=process.pid)
 
 
 @contextmanager

@@ -191,6 +191,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     tier_key: str = ""  # of a sealed channel: what devices seal to, a certificate in base64
     revisions: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()  # all that it serves, the newest first
     update: Annotated[str, msgspec.Meta(max_length=200)] = ""  # how an update stands, in words; empty without one
+    provider: Annotated[str, msgspec.Meta(max_length=64)] = ""  # onnxruntime's that runs its layers, as far as it can
 
     @property
     def served(self) -> tuple[str, ...]:

@@ -36,13 +36,15 @@ def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints
         ArtifactError: The bundle is not intact, or does not run.
     """
     policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
-    pipeline = Pipeline(bundle, policy, depth=bundle.manifest.depths.device, threads=settings.model.threads)
+    threads, providers = settings.model.threads, settings.model.providers
+    depth = bundle.manifest.depths.device
+    pipeline = Pipeline(bundle, policy, depth=depth, threads=threads, providers=providers)
     uplink = Uplink()
     adaptive = _open_adaptive(settings, bundle.manifest.hidden_size, pipeline.links, uplink)
     chooser = adaptive or Always(_widest(settings), pipeline.links)
     model = DeviceModel(
         manifest=bundle.manifest,
-        entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=settings.model.threads),
+        entrance=Entrance(bundle, policy, clusterer=find_clusterer(bundle), threads=threads, providers=providers),
         pipeline=pipeline,
         escalation=Escalation(
             bundle.manifest,

@@ -19,6 +19,7 @@ from common.commands.machine_checks import (
     check_disk,
     check_outbox,
     check_packages,
+    check_providers,
     check_python,
 )
 from common.config.header import SETTINGS
@@ -60,6 +61,7 @@ def examine(settings: AnySettings, tier: Tier, source: Path | None = None) -> It
     yield ok("settings", f"{source or 'environment'}: {tier} {settings.node.id!r} of site {settings.mqtt.site!r}")
     yield check_python()
     yield check_packages(settings)
+    yield check_providers(settings)
     found, bundle = check_bundle(settings.model.bundle)
     yield found
     yield check_clock()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from common.commands.finding import Finding, failed, ok, skipped, warning
 from common.config.settings import AnySettings, DeviceSettings, EdgeSettings
-from common.errors import DimeeError
+from common.errors import ConfigError, DimeeError
 from common.model.bundle import Bundle, open_bundle
+from common.model.providers import missing
 from common.service.channels import open_channel
 from common.store.engine import readable_log, sqlite_file
 from common.types import Tier
@@ -65,6 +66,19 @@ def check_bundle(location: str) -> tuple[Finding, Bundle | None]:
         return failed("bundle", str(exc), "set model.bundle to an intact bundle, or copy it here again"), None
     manifest = bundle.manifest
     return ok("bundle", f"{manifest.name}, revision {bundle.revision}, {len(manifest.files)} files intact"), bundle
+
+
+def check_providers(settings: AnySettings) -> Finding:
+    """Look whether onnxruntime has what the model shall run on."""
+    wanted = settings.model.providers
+    try:
+        lacking = missing(wanted)
+    except ConfigError as exc:
+        return failed("providers", str(exc), "mend model.providers")
+    if lacking:
+        remedy = "install the onnxruntime that has it, or leave it out of model.providers"
+        return warning("providers", f"this onnxruntime has no {', '.join(lacking)}", remedy)
+    return ok("providers", ", ".join(wanted))
 
 
 def check_clock() -> Finding:

@@ -45,6 +45,7 @@ class Model(Section, frozen=True, kw_only=True):
 
     bundle: str = "shipped"  # a directory, or "shipped"
     threads: AtLeastOne = 1  # onnxruntime threads per segment
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)  # onnxruntime's, best first; what is not here is passed over
     profile_file: str | None = None  # by 'dimee bench profile'; bundle, threads and codec are its, where not set here
     trusted_key_file: str | None = None  # PEM of the only key whose bundles are loaded; unsigned ones pass without it
     release_file: str | None = None  # remembers the newest release that ran here; needed with trusted_key_file
@@ -108,7 +109,7 @@ class Worker(Section, frozen=True, kw_only=True):
     codec: str = "int8"  # of the hidden states it escalates
     takes_tokens: bool = False  # load the embedding too, for devices with device.offload = "tokens"
     max_remembered: AtLeastOne = 4096  # recent outcomes, repeated when a request comes again
-    max_batch: AtLeastOne = 1  # computed together, never waited for; above 1, int8 answers depend on their company
+    max_batch: AtLeastOne | None = None  # computed together, never waited for; not set: 1, on an accelerator as pays
     variants: tuple[str, ...] = ()  # bundles of the same training run, e.g. in float32; chosen by the time that is left
     quarantine_file: str | None = None  # SQLite; of an edge beside its log, else in memory, where none is named
     max_quarantined: AtLeastOne = 256  # messages kept there, of each kind

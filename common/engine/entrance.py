@@ -8,6 +8,7 @@ from common.engine.pipeline import State
 from common.inputs.text import TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
+from common.model.providers import PROCESSOR, Providers
 from common.model.segments import open_embedding
 from common.routing.evidence import EntryEvidence
 from common.routing.policies import Policy
@@ -29,7 +30,15 @@ class Entered:
 class Entrance:
     """Tokenises, embeds, finds the pool and asks the policy where to start."""
 
-    def __init__(self, bundle: Bundle, policy: Policy, *, clusterer: Policy | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        policy: Policy,
+        *,
+        clusterer: Policy | None = None,
+        threads: int = 1,
+        providers: Providers = (PROCESSOR,),
+    ) -> None:
         """Load what the way in needs.
 
         Args:
@@ -37,10 +46,11 @@ class Entrance:
             policy: Names the entry tier.
             clusterer: Names the pool where ``policy`` has none of its own; None leaves it unnamed.
             threads: onnxruntime threads of the embedding.
+            providers: onnxruntime's, for the embedding.
         """
         manifest = bundle.manifest
         self._encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
-        self._embedding = open_embedding(bundle, threads)
+        self._embedding = open_embedding(bundle, threads, providers)
         self._policy = policy
         self._clusterer = clusterer or policy
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from common.engine.choice import choose_policy
 from common.engine.token_embedding import TokenEmbedding
 from common.model.bundle import Bundle
+from common.model.providers import PROCESSOR, Providers
 from common.model.segments import LayerSegment, SegmentOutput, open_layers
 from common.model.thin_links import Rung, open_thin_links
 from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
@@ -67,14 +68,21 @@ class Pipeline:
     """Segments from any split point to this tier's depth."""
 
     def __init__(
-        self, bundle: Bundle, policy: Policy, *, depth: int, threads: int = 1, takes_tokens: bool = False
+        self,
+        bundle: Bundle,
+        policy: Policy,
+        *,
+        depth: int,
+        threads: int = 1,
+        providers: Providers = (PROCESSOR,),
+        takes_tokens: bool = False,
     ) -> None:
         self.depth = depth
         self.manifest = bundle.manifest
         self._profiles: dict[int, Profile] = {}  # of the segment that begins at a layer, per input
         self._measured_at: dict[int, float] = {}  # monotonic seconds
         self._num_layers = bundle.manifest.num_layers
-        self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads)}
+        self._segments = {segment.span.start: segment for segment in open_layers(bundle, depth, threads, providers)}
         self._temperatures = {exit_.layer: exit_.temperature for exit_ in bundle.manifest.exits}
         self._policy = policy
         default = choose_policy(bundle)
@@ -91,6 +99,11 @@ class Pipeline:
     def spans(self) -> tuple[Span, ...]:
         """The segments, from the first layer on."""
         return tuple(segment.span for _, segment in sorted(self._segments.items()))
+
+    @property
+    def provider(self) -> str:
+        """What runs the segments, as far as it can."""
+        return next(iter(self._segments.values())).provider
 
     def advance(self, states: Sequence[State], *, upto: int | None = None) -> list[Verdict]:
         """Carry states that stand at one split point as far as the policy asks.
@@ -114,6 +127,18 @@ class Pipeline:
         for _ in range(_WARM_UP_RUNS):
             for segment in self._segments.values():
                 self._run_measured(segment, hidden, mask)
+
+    def time_batches(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Run all segments with several inputs at once; give the least milliseconds per input, by their number."""
+        return {size: min(self._time_batch(size) for _ in range(_WARM_UP_RUNS)) for size in sizes}
+
+    def _time_batch(self, size: int) -> float:
+        hidden = np.zeros((size, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)  # [B, S, H]
+        mask = np.ones((size, _WARM_UP_TOKENS), np.int64)  # [B, S]
+        started = time.perf_counter()
+        for segment in self._segments.values():
+            segment.run(hidden, mask)
+        return (time.perf_counter() - started) * 1000 / size
 
     def profile(self, start: int) -> Profile:
         """Tell how long the segment from a layer takes; unknown again after a while, or one slow run would ban it."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from common.errors import ArtifactError
 from common.model.bundle import Bundle
+from common.model.providers import PROCESSOR, Providers, check_started, usable
 from common.types import Span
 
 Ids = NDArray[np.int64]  # [batch, sequence]
@@ -32,8 +33,8 @@ class SegmentOutput:
 class EmbeddingSegment:
     """Token ids to the backbone's first hidden states."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._session = _session(path, threads)
+    def __init__(self, path: Path, threads: int, providers: Providers) -> None:
+        self._session = _session(path, threads, providers)
         self._has_token_types = len(self._session.get_inputs()) > 2
 
     def run(self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids | None = None) -> Hidden:
@@ -48,9 +49,10 @@ class EmbeddingSegment:
 class LayerSegment:
     """Layers [start, end) and the exit head after the last of them."""
 
-    def __init__(self, path: Path, span: Span, threads: int) -> None:
+    def __init__(self, path: Path, span: Span, threads: int, providers: Providers) -> None:
         self.span = span
-        self._session = _session(path, threads)
+        self._session = _session(path, threads, providers)
+        self.provider: str = self._session.get_providers()[0]  # what runs it, as far as it can
 
     def run(self, hidden_states: Hidden, attention_mask: Ids) -> SegmentOutput:
         """Carry [B, S, H] through the span; mask [B, S], 1 = token."""
@@ -61,29 +63,32 @@ class LayerSegment:
         return SegmentOutput(hidden_states=hidden, logits=logits, pooled=pooled)
 
 
-def open_embedding(bundle: Bundle, threads: int = 1) -> EmbeddingSegment:
+def open_embedding(bundle: Bundle, threads: int = 1, providers: Providers = (PROCESSOR,)) -> EmbeddingSegment:
     """Load the embedding segment."""
-    return EmbeddingSegment(bundle.path(bundle.manifest.embedding), threads)
+    return EmbeddingSegment(bundle.path(bundle.manifest.embedding), threads, providers)
 
 
-def open_layers(bundle: Bundle, upto: int, threads: int = 1) -> tuple[LayerSegment, ...]:
+def open_layers(
+    bundle: Bundle, upto: int, threads: int = 1, providers: Providers = (PROCESSOR,)
+) -> tuple[LayerSegment, ...]:
     """Load the segments that cover layers [0, upto)."""
     return tuple(
-        LayerSegment(bundle.path(entry.file), entry.span, threads)
+        LayerSegment(bundle.path(entry.file), entry.span, threads, providers)
         for entry in bundle.manifest.segments
         if entry.span.end <= upto
     )
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, threads: int, providers: Providers) -> Any:
+    asked = usable(providers)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_SLOWER_FUSED)
-        )
+        session = ort.InferenceSession(path, options, providers=list(asked), disabled_optimizers=list(_SLOWER_FUSED))
     except Exception as exc:  # onnxruntime raises bare classes of its own
         raise ArtifactError(f"{path} cannot be loaded by onnxruntime {ort.__version__}: {exc}") from exc
+    check_started(asked, tuple(session.get_providers()))
+    return session

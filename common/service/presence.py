@@ -21,6 +21,7 @@ class Standing:
     revision: str
     revisions: tuple[str, ...] = ()  # all that it serves, where they are several
     update: str = ""  # how an update stands, in words
+    provider: str = ""  # onnxruntime's
 
 
 def presence(
@@ -44,6 +45,7 @@ def presence(
             tier_key=tier_key,
             revisions=standing.revisions,
             update=standing.update[:200],
+            provider=standing.provider,
         )
         return encode_document(said)
 

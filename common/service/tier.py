@@ -17,7 +17,7 @@ from common.model.manifest import MANIFEST_FILE
 from common.model.shelf import Shelf
 from common.service.backlog import FairByDevice
 from common.service.channels import open_channel
-from common.service.computing import open_escalation, open_layers
+from common.service.computing import batch_size, open_escalation, open_layers
 from common.service.core.client import open_core
 from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.home_assistant.showing import open_showing
@@ -79,7 +79,7 @@ def open_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping: Stop
     identity = Identity(tier=tier, node=node, topics=topics, manifest=bundle.manifest)
     telemetry = Telemetry(settings.metrics, tier, node, bundle.manifest)
     channel = open_channel(settings, tier)
-    standing = Standing(revision=bundle.revision)
+    standing = Standing(revision=bundle.revision, provider=pipeline.provider)
     status = presence(tier, node, topics, standing, telemetry.counters, tier_key=channel.tier_key)
     transport = MqttTransport(settings.mqtt, client_id=node, presence=status, on_fatal=stopping)
     transport.subscribe(topics.operating_point, points)
@@ -135,7 +135,7 @@ def _open_core_tier(settings: EdgeSettings | CloudSettings, tier: Tier, stopping
     spoken.subscribe(topics.request(tier), inbox, group=str(tier))
     backlog = FairByDevice(settings.worker.max_waiting, peek_stored)
     worker = CoreWorker(core, transport)
-    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch, backlog=backlog)
+    runner = Runner("inference", inbox, worker, stopping, max_batch=settings.worker.max_batch or 1, backlog=backlog)
     runner.observe(telemetry)
     return TierNode(
         transport=transport,
@@ -201,7 +201,8 @@ def open_pipeline(
     """
     bundle = open_first(settings)
     pipeline = open_layers(bundle, settings, tier, points)
-    _LOGGER.info("%s serves %s, revision %s, layers 0-%d", tier, bundle.manifest.name, bundle.revision, pipeline.depth)
+    name, depth, provider = bundle.manifest.name, pipeline.depth, pipeline.provider
+    _LOGGER.info("%s serves %s, revision %s, layers 0-%d, on %s", tier, name, bundle.revision, depth, provider)
     return bundle, pipeline
 
 
@@ -290,7 +291,7 @@ def work(
         inbox,
         worker,
         stopping,
-        max_batch=settings.worker.max_batch,
+        max_batch=batch_size(settings.worker.max_batch, pipeline),
         backlog=backlog,
         quickest_ms=worker.quickest_ms,
     )

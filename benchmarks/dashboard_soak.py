@@ -35,13 +35,15 @@ def record(number: int, draw: random.Random) -> Record:
     """Make up a request as the shipped bundle would leave it."""
     tier = draw.choices(TIERS, (65, 27, 8))[0]
     label = draw.choice(("negative", "positive"))
+    device = f"pi-{number % 3 + 1}"
+    nodes = {Tier.DEVICE: device, Tier.EDGE: "edge-1", Tier.CLOUD: "cloud-1"}
     hops = tuple(
-        Hop(tier=one, node=f"{one}-1", start=_LAYERS[one] - 2, end=_LAYERS[one], queue_ms=0.1, compute_ms=1.0)
+        Hop(tier=one, node=nodes[one], start=_LAYERS[one] - 2, end=_LAYERS[one], queue_ms=0.1, compute_ms=1.0)
         for one in TIERS[: TIERS.index(tier) + 1]
     )
     answer = Answer(
         request_id=f"{int(time.time() * 1000):012x}{number:012x}",
-        device_id=f"pi-{number % 3 + 1}",
+        device_id=device,
         model_revision="0123456789abcdef",
         reason=Reason.FINAL if tier is Tier.CLOUD else Reason.CONFIDENT,
         label=label,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from brokers import free_port
 
 from common.config.load import load
 from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings
@@ -127,6 +128,18 @@ def test_login_script_keeps_renews_and_imports(tmp_path: Path) -> None:
     assert imported not in (tmp_path / "hashes" / "passwords").read_text()
 
 
+@pytest.mark.broker
+@pytest.mark.usefixtures("make_mosquitto")
+def test_configuration_for_one_machine_needs_no_login_and_stays_on_loopback(tmp_path: Path) -> None:
+    text = (INFRA / "mosquitto" / "local.conf").read_text()
+    listeners = [line for line in text.splitlines() if line.startswith("listener")]
+
+    with _broker(tmp_path, text, listeners[0]) as port:
+        assert _connack(port, None, None) == 0
+
+    assert listeners == ["listener 1883 127.0.0.1"]
+
+
 def _interpolated(value: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
@@ -148,15 +161,21 @@ def _run_passwords(folder: Path, *options: str, stdin: str = "") -> str:
 
 @contextmanager
 def _shipped_broker(folder: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (folder / "data").mkdir()
     text = (INFRA / "mosquitto" / "mosquitto.conf").read_text()
-    changed = {"listener 1883": f"listener {port} 127.0.0.1", "/mosquitto/secrets": f"{folder}/hashes"}
-    for old, new in {**changed, "/mosquitto/data": f"{folder}/data"}.items():
+    for old, new in {"/mosquitto/secrets": f"{folder}/hashes", "/mosquitto/data": f"{folder}/data"}.items():
         assert old in text
         text = text.replace(old, new)
+    with _broker(folder, text, "listener 1883") as port:
+        yield port
+
+
+@contextmanager
+def _broker(folder: Path, text: str, listener: str) -> Iterator[int]:
+    """Run Mosquitto on a configuration, on a port of its own in the place of ``listener``."""
+    port = free_port()
+    assert listener in text
+    text = text.replace(listener, f"listener {port} 127.0.0.1")
     if os.getuid() == 0:
         text += "user root\n"  # in the container Mosquitto never starts as root
     config = folder / "mosquitto.conf"

@@ -17,12 +17,11 @@ import typer
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.card import CARD_FILE, with_links
 from cloud_worker.training.compression import Course, course, train_link
-from cloud_worker.training.lessons import lessons
+from cloud_worker.training.lessons import lessons, longest_texts
 from cloud_worker.training.network import MultiExitNetwork
 from cloud_worker.training.progress import progress_for
 from cloud_worker.training.provenance import command_line, origin_of, versions
 from cloud_worker.training.rundir import RunDirectory
-from cloud_worker.training.split import keep_back
 from cloud_worker.training.thin_link import BudgetedLink
 from common.engine.choice import choose_policy
 from common.errors import ConfigError
@@ -99,7 +98,7 @@ class Compressor:
     def compress(self, out: Path, plan: Course, budgets: tuple[int, ...], *, max_texts: int, recipe: str) -> LinkTable:
         """Train, calibrate and write."""
         network = self._run.load_network()
-        texts = self._texts(network, max_texts)
+        texts = longest_texts(self._run, network, self._examples, max_texts)
         kept_back = self._run.read_kept_back()
         trace = self._calibration(kept_back.label_indices(self._record["labels"]))
         default = choose_policy(self._bundle)
@@ -138,19 +137,6 @@ class Compressor:
                 f"{self._bundle.directory}: its calibration is not of the texts that {self._run.path} keeps"
             )
         return trace
-
-    def _texts(self, network: MultiExitNetwork, max_texts: int) -> EncodedTexts:
-        """Take the longest training texts: whole sentences rather than their phrases, and most tokens a step."""
-        split, texts = self._record["split"], self._examples.texts
-        parted = keep_back(texts, self._examples.pairs, split["kept_back"], split["seed"])
-        longest = sorted(parted.training, key=lambda row: -len(texts[row].split()))[:max_texts]
-        return EncodedTexts(
-            self._examples.select(tuple(longest)),
-            self._record["labels"],
-            tokenizer=self._run.load_tokenizer(),
-            pad_id=network.backbone.config.pad_token_id,
-            max_tokens=self._record["max_tokens"],
-        )
 
     def _train(
         self, network: MultiExitNetwork, texts: EncodedTexts, point: int, most: int, *, plan: Course

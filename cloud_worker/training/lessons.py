@@ -9,6 +9,9 @@ from torch import Tensor
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.loop import autocast
 from cloud_worker.training.network import MultiExitNetwork
+from cloud_worker.training.rundir import RunDirectory
+from cloud_worker.training.split import keep_back
+from common.inputs.examples import LabelledTexts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,23 @@ class Lesson:
     hidden_states: Tensor  # [B, S, H]
     attention_mask: Tensor  # [B, S]
     taught: tuple[Tensor, ...]  # [B, S, H] after each layer behind the split point
+
+
+def longest_texts(
+    run: RunDirectory, network: MultiExitNetwork, examples: LabelledTexts, max_texts: int
+) -> EncodedTexts:
+    """Take the longest texts that a run trained on: whole sentences, not their phrases, and most tokens a step."""
+    record = run.read_record()
+    split = record["split"]
+    parted = keep_back(examples.texts, examples.pairs, split["kept_back"], split["seed"])
+    longest = sorted(parted.training, key=lambda row: -len(examples.texts[row].split()))[:max_texts]
+    return EncodedTexts(
+        examples.select(tuple(longest)),
+        record["labels"],
+        tokenizer=run.load_tokenizer(),
+        pad_id=network.backbone.config.pad_token_id,
+        max_tokens=record["max_tokens"],
+    )
 
 
 def lessons(

@@ -11,6 +11,7 @@ from common.config.load import load
 from common.config.settings import DeviceSettings
 from common.engine.pipeline import Exited
 from common.errors import CrashError
+from common.model.bundle import Bundle
 from common.routing.cost import CostModel
 from common.service.channels import open_channel
 from common.service.home_assistant.showing import open_showing
@@ -19,6 +20,7 @@ from common.service.presence import Standing, announce, presence
 from common.service.signatures import open_verifier
 from common.service.steering import OperatingPoints
 from common.service.telemetry.telemetry import Telemetry, open_tracer
+from common.service.telemetry.vitals import Meter
 from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
@@ -30,7 +32,7 @@ from device_agent.beginning import follow_rollout, open_first
 from device_agent.journal import Journal
 from device_agent.link_cap import LinkCaps
 from device_agent.model import load_model
-from device_agent.outbox import open_outbox
+from device_agent.outbox import Outbox, open_outbox
 from device_agent.pending import Pending
 from device_agent.recovery import Recovery
 from device_agent.settler import Settler
@@ -83,29 +85,15 @@ def start_agent(
             on_crash=lambda: stopping(CrashError("the outbox's thread died")),
             stack=stack,
         )
-        limits = settings.device
-        journal = Journal(way.spoken, topics.log, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full)
-        audit: Auditor = NoAudit()
-        if limits.audit_rate:
-            sends_tokens = limits.offload == "tokens"
-            audit = stack.enter_context(
-                Audit(bundle, limits.audit_rate, settings.model.threads, sends_tokens=sends_tokens)
-            )
-            telemetry.watch("audit", counters=lambda: dict(audit.counters))
-        signatures = NeededSignatures(open_verifier(settings)) if limits.needs_signatures else AnySignature()
         settler = stack.enter_context(
-            Settler(
-                inbox,
-                way.spoken,
-                journal,
-                AnswerMaker(node, CostModel()),
-                run_here=partial(_run_here, node),
-                limits=limits,
-                log=settings.log,
-                on_crash=lambda: stopping(CrashError("the settler thread died")),
+            _settler(
+                settings,
+                stopping,
+                inbox=inbox,
+                spoken=way.spoken,
+                outbox=outbox,
                 meter=meter,
-                audit=audit,
-                signatures=signatures,
+                audit=_open_audit(settings, bundle, telemetry, stack),
             )
         )
         telemetry.watch("requests", counters=settler.totals, gauges=settler.waiting)
@@ -119,7 +107,7 @@ def start_agent(
             settler,
             way.spoken,
             outbox=outbox,
-            limits=limits,
+            limits=settings.device,
             tracer=tracer,
             resources=resources,
         )
@@ -163,6 +151,45 @@ def _connect(
     telemetry.watch_connection(own)
     telemetry.watch("channel", counters=channel.counters)
     return _Way(spoken=channel.over(own), plain=own, connection=own, tell=partial(announce, own, status))
+
+
+def _open_audit(settings: DeviceSettings, bundle: Bundle, telemetry: Telemetry, stack: ExitStack) -> Auditor:
+    """Start what computes a share of other tiers' answers again, where one is asked for."""
+    limits = settings.device
+    if not limits.audit_rate:
+        return NoAudit()
+    sends_tokens = limits.offload == "tokens"
+    audit = stack.enter_context(Audit(bundle, limits.audit_rate, settings.model.threads, sends_tokens=sends_tokens))
+    telemetry.watch("audit", counters=lambda: dict(audit.counters))
+    return audit
+
+
+def _settler(
+    settings: DeviceSettings,
+    stopping: Stopping,
+    *,
+    inbox: Inbox,
+    spoken: Transport,
+    outbox: Outbox,
+    meter: Meter,
+    audit: Auditor,
+) -> Settler:
+    """Put together what keeps the device's promise."""
+    limits, node = settings.device, settings.node.id
+    log_topic = Topics(settings.mqtt.site).log
+    return Settler(
+        inbox,
+        spoken,
+        Journal(spoken, log_topic, outbox, capacity=limits.max_unrecorded, when_full=limits.when_full),
+        AnswerMaker(node, CostModel()),
+        run_here=partial(_run_here, node),
+        limits=limits,
+        log=settings.log,
+        on_crash=lambda: stopping(CrashError("the settler thread died")),
+        meter=meter,
+        audit=audit,
+        signatures=NeededSignatures(open_verifier(settings)) if limits.needs_signatures else AnySignature(),
+    )
 
 
 def _run_here(node: str, pending: Pending) -> Exited:

@@ -1,6 +1,6 @@
 """paho's client without what costs most on the way of every message.
 
-It overrides three of paho's private methods. A paho without them would merely be as slow as it always was, one that
+It overrides two of paho's private methods. A paho without them would merely be as slow as it always was, one that
 changes their meaning fails in the tests of the transport: hence the bound on its version in ``pyproject.toml``.
 """
 

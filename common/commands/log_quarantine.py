@@ -10,7 +10,7 @@ from common.cli.output import local_time, print_json, print_table
 from common.commands.log_options import DEFAULT_URL, AsJson, Database
 from common.errors import ConfigError, StoreError
 from common.store.engine import sqlite_file
-from common.store.quarantine import Poison, read_quarantine, release
+from common.store.quarantined import Poison, read_quarantine, release
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[

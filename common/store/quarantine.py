@@ -56,21 +56,6 @@ class Name(NamedTuple):
     request_id: str
 
 
-class Poison(msgspec.Struct, frozen=True, kw_only=True):
-    """A message in quarantine."""
-
-    id: str
-    device_id: str | None
-    request_id: str | None
-    topic: str
-    reason: str
-    num_bytes: int
-    body: bytes
-    first_at: float
-    last_at: float
-    times: int
-
-
 class Quarantine:
     """Bounded, oldest out first, and apart for each kind; any thread may call.
 
@@ -82,7 +67,7 @@ class Quarantine:
         self._path = path
         self._most = most
         self._lock = threading.Lock()
-        self._database = _connect(None)
+        self._database = connect(None)
         self._held: set[Name] = set()
         self._strikes: OrderedDict[Name, int] = OrderedDict()
         self._second = 0  # of the monotonic clock
@@ -183,19 +168,9 @@ class Quarantine:
         if self._written > _MAX_PER_SECOND and name is None:
             return
         named = payload if name is None else "\0".join(name).encode()
-        device_id, request_id = name or (None, None)
-        now = time.time()
-        row = (
-            hashlib.sha256(named).hexdigest()[:16],
-            device_id,
-            request_id,
-            topic[:200],
-            reason[:400],
-            len(payload),
-            payload[:_MAX_BODY_BYTES],
-            now,
-            now,
-        )
+        digest, now = hashlib.sha256(named).hexdigest()[:16], time.time()
+        body = payload[:_MAX_BODY_BYTES]
+        row = (digest, *(name or (None, None)), topic[:200], reason[:400], len(payload), body, now, now)
         with self._telling():
             self._database.execute(_PUT, row)
             is_same_kind = "request_id IS NULL" if name is None else "request_id IS NOT NULL"
@@ -220,44 +195,9 @@ _PRUNE = (
 )
 
 
-def read_quarantine(path: Path) -> list[Poison]:
-    """Give what is in quarantine, newest first.
-
-    Raises:
-        StoreError: There is no such file, or it is none.
-    """
-    with _existing(path) as database:
-        rows = database.execute("SELECT * FROM poison ORDER BY last_at DESC, rowid DESC").fetchall()
-    return [Poison(**dict(zip(Poison.__struct_fields__, row, strict=True))) for row in rows]
-
-
-def release(path: Path, poison_id: str | None) -> int:
-    """Let one message out of quarantine, or all; give how many.
-
-    Raises:
-        StoreError: There is no such file, or it is none.
-    """
-    with _existing(path) as database:
-        count = database.execute("DELETE FROM poison WHERE id = coalesce(?, id)", (poison_id,)).rowcount
-        return max(0, count)
-
-
-@contextmanager
-def _existing(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.is_file():
-        raise StoreError(f"{path}: there is no such quarantine; a node makes it where worker.quarantine_file says")
-    database = _connect(path)
-    try:
-        yield database
-    except sqlite3.Error as exc:
-        raise StoreError(f"{path}: {exc}; is it a quarantine?") from exc
-    finally:
-        database.close()
-
-
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        database = _connect(path)
+        database = connect(path)
         database.executescript(_SCHEMA)
     except sqlite3.OperationalError as exc:
         raise StoreError(f"{path}: {exc}; name another worker.quarantine_file") from exc
@@ -265,12 +205,13 @@ def _open(path: Path) -> sqlite3.Connection:
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         path.rename(aside)
         _LOGGER.error("%s is damaged (%s); it is kept as %s and an empty quarantine begun", path, exc, aside)  # noqa: TRY400 - the cause is said
-        database = _connect(path)
+        database = connect(path)
         database.executescript(_SCHEMA)
     return database
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
+def connect(path: Path | None) -> sqlite3.Connection:
+    """Open a quarantine's database; one without a path lives in memory."""
     database = sqlite3.connect(
         ":memory:" if path is None else path,
         isolation_level=None,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StoreError
-from common.store.quarantine import Name, Quarantine, read_quarantine, release
+from common.store.quarantine import Name, Quarantine
+from common.store.quarantined import read_quarantine, release
 
 ONE = Name("pi-1", "r-1")
 

@@ -206,7 +206,7 @@ class Agent:
             traceparent=pending.place.traceparent,
         )
         self._outbox.accept(pending.promised)
-        if not self._slots.acquire(timeout=max(0.0, pending.deadline - time.monotonic())):
+        if not self._slots.acquire(timeout=self._settler.time_for_tiers_s(pending)):
             if pending.local is None and not pending.failure:
                 _compute_here(self.device_id, pending)
             self._settler.settle_here(

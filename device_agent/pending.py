@@ -67,11 +67,12 @@ class PendingRequests:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def add(self, pending: Pending, wake_at: float) -> None:
-        """Hold a request, and look at it again at ``wake_at`` (monotonic seconds)."""
+    def add(self, pending: Pending, wake_at: float) -> bool:
+        """Hold a request, and look at it again at ``wake_at`` (monotonic seconds); say whether no timer is earlier."""
         with self._lock:
             self._requests[pending.request_id] = pending
             heapq.heappush(self._timers, (wake_at, pending.request_id))
+            return self._timers[0] == (wake_at, pending.request_id)
 
     def take(self, request_id: str) -> Pending | None:
         """Hand a request over for settling; a second taker gets nothing."""

@@ -114,12 +114,17 @@ class Settler:
         """Wait for the recorder's receipts; tell how many records have none."""
         return self._journal.wait_until_settled(limit_s)
 
+    def time_for_tiers_s(self, pending: Pending) -> float:
+        """Tell what a request's budget leaves the tiers, as both ways through the network are the device's to count."""
+        return max(0.0, pending.deadline - time.monotonic() - self._network.bound_ms() / 1000)
+
     def dispatch(self, pending: Pending) -> None:
         """Send a request to another tier and wait for its outcome."""
         pending.attempts = 1
         pending.left_at = time.monotonic()
         self._timing.schedule_retry(pending)
-        self._pending.add(pending, self._timing.next_look(pending))  # before it leaves: its outcome may be quick
+        if self._pending.add(pending, self._timing.next_look(pending)):  # before it leaves: its outcome may be quick
+            self._inbox.wake()
         self._send(pending)
         if self._crash is not None:  # the settler died in between and has not seen it
             self._abandon()
@@ -288,7 +293,7 @@ class Settler:
             raise AssertionError("only what is to leave is dispatched")
         pending.sent_at = time.monotonic()
         left_s = max(0.0, pending.deadline - pending.sent_at)
-        for_tiers_ms = max(0.0, left_s * 1000 - self._network.bound_ms())  # both ways are the device's to count
+        for_tiers_ms = self.time_for_tiers_s(pending) * 1000
         message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_ms, attempt=pending.attempts)
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)

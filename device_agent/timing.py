@@ -29,7 +29,7 @@ class Timing:
         return at if _has_local(pending) else min(at, self._shadow_at(pending))
 
     def patience_s(self, timer: float | None) -> float:
-        """Give the time to the next timer; a timer set meanwhile is never due sooner than the shortest wait."""
+        """Give the time to the next timer, or the shortest wait, as the journal has records to send again."""
         limits = self._limits
         shortest_s = min(limits.retry_ms * 0.8, limits.budget_ms, max(limits.shadow_ms, 1.0)) / 1000
         return shortest_s if timer is None else max(0.0, min(shortest_s, timer - time.monotonic()))

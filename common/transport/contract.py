@@ -20,6 +20,9 @@ class Delivery:
     received_at: float  # time.monotonic() of this process
 
 
+_LOOK_UP = Delivery(topic="", payload=b"", received_at=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
     """What a node says of itself on its retained status topic.
@@ -75,17 +78,15 @@ class Inbox:
         return False
 
     def get(self, timeout: float | None = None) -> Delivery | None:
-        """Take the oldest delivery; None when nothing came within ``timeout`` seconds, or when drained."""
-        if self._is_drained:
-            return None
+        """Take the oldest delivery; None when nothing came within ``timeout`` seconds, when woken, or when drained."""
         try:
             delivery = self._queue.get(timeout=timeout) if timeout != 0 else self._queue.get_nowait()
         except queue.Empty:
             return None
         if delivery is None:
             self._is_drained = True
-            self._queue.put(None)  # for another consumer that waits
-        return delivery
+            self._queue.put(None)  # for another consumer that waits, and for the next call
+        return None if delivery is _LOOK_UP else delivery
 
     def get_batch(self, most: int, timeout: float | None = None) -> list[Delivery] | None:
         """Wait for a delivery and take what waits with it; empty after ``timeout`` seconds, None when drained."""
@@ -95,6 +96,10 @@ class Inbox:
             batch.append(delivery)
             delivery = self.get(0) if len(batch) < most else None
         return None if self._is_drained and not batch else batch
+
+    def wake(self) -> None:
+        """Let the consumer look up from its waiting, as if nothing had come in time."""
+        self._queue.put(_LOOK_UP)
 
     def close(self) -> None:
         """Refuse what comes from now on; what was accepted can still be taken."""

@@ -41,6 +41,20 @@ def test_a_closed_inbox_gives_what_it_accepted_to_all_its_consumers() -> None:
     assert inbox.dropped == {"inbox_closed": 1}
 
 
+def test_a_consumer_can_be_woken_and_finds_everything_afterwards() -> None:
+    inbox = Inbox(2)
+
+    inbox.wake()
+    woken = inbox.get_batch(10)  # without a limit: only being woken ends it
+    inbox.put(Delivery("a", b"1", 0.0))
+    inbox.wake()
+    inbox.close()
+
+    assert woken == []
+    assert inbox.get_batch(10) == [Delivery("a", b"1", 0.0)]
+    assert list(inbox) == []
+
+
 @given(levels=LEVELS, pattern=PATTERNS)
 def test_topics_match_as_paho_says(levels: list[str], pattern: tuple[list[str], bool]) -> None:
     topic, wanted = "/".join(levels), "/".join([*pattern[0], *(["#"] if pattern[1] else [])])

@@ -354,8 +354,8 @@ What the processes say to each other. Tiers speak msgpack; what people and other
 
 - The major version stands once, in the topic. A field is only ever added at the end, with a default. An older
   receiver ignores what it does not know.
-- Messages between tiers are msgpack arrays: a field is known by its position. Floats travel in single precision,
-  in a LogRecord in double.
+- Messages between tiers are msgpack arrays: a field is known by its position. The floats of HiddenStates travel in
+  single precision, all others in double; a receiver takes either.
 - Everything that is needed stands in the message, so MQTT 3.1.1 is enough. Under MQTT 5 requests also carry a message
   expiry from their budget, and workers of a tier share a subscription.
 - Hidden states, Outcomes and Failures go at QoS 0: the device sends a request again until it is answered, so the

@@ -6,17 +6,21 @@ import msgpack
 import msgspec
 
 from common.errors import WireError
-from common.wire.messages import HiddenStates, LogRecord, Message
+from common.wire.messages import HiddenStates, Message
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """Pack a message; floats travel in single precision, but for records, whose times need more."""
+    """Pack a message; a request's floats travel in single precision, for its way may be thin."""
+    if not isinstance(message, HiddenStates):
+        return _ENCODER.encode(message)
     fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-    if isinstance(message, HiddenStates) and not message.traceparent:
+    if not message.traceparent:
         del fields[-1]  # most requests are in no trace
-    packed: bytes = msgpack.packb(fields, use_bin_type=True, use_single_float=not isinstance(message, LogRecord))
+    packed: bytes = msgpack.packb(fields, use_single_float=True)
     return packed
 
 
@@ -29,13 +33,10 @@ def decode(payload: bytes) -> Message:
     if len(payload) > MAX_MESSAGE_BYTES:
         raise WireError(f"message of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
     try:
-        fields: Any = msgpack.unpackb(
-            payload, raw=False, use_list=False, strict_map_key=True, max_map_len=64, max_array_len=8192, max_ext_len=0
-        )
-        message: Message = msgspec.convert(fields, Message)
+        message: Message = _DECODER.decode(payload)
     except msgspec.ValidationError as exc:
         raise WireError(f"message refused: {exc}") from exc
-    except (ValueError, TypeError, RecursionError, OverflowError, MemoryError, msgpack.UnpackException) as exc:
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise WireError(f"{len(payload)} bytes are no msgpack ({type(exc).__name__})") from exc
     return message
 

@@ -50,32 +50,31 @@ class Peek(NamedTuple):
     request_id: str = ""
 
 
+class _Glance(msgspec.Struct, frozen=True, array_like=True, tag="H"):
+    """HiddenStates as far as a queue cares; the rest is not looked at."""
+
+    request_id: str
+    device_id: str
+    model_revision: msgspec.Raw
+    split_point: msgspec.Raw
+    budget_ms: float
+    codec: msgspec.Raw
+    tensors: msgspec.Raw
+    hops: msgspec.Raw = msgspec.Raw()
+    attempt: int = 1
+
+
 _NOTHING = Peek()
-_PEEKED = frozenset({"request_id", "device_id", "budget_ms", "attempt"})
+_GLANCER = msgspec.msgpack.Decoder(_Glance)
 
 
 def peek(payload: bytes) -> Peek:
-    """Read whose request this is and how urgent, without copying its tensors; nothing is validated."""
-    reader = msgpack.Unpacker(raw=False, use_list=False, max_buffer_size=MAX_MESSAGE_BYTES)
+    """Read whose request this is and how urgent, without a look at its tensors; nothing is validated."""
     try:
-        reader.feed(payload)
-        num_fields = reader.read_array_header() - 1  # fewer from an older peer, more from a newer one
-        if reader.unpack() != "H":
-            return _NOTHING
-        fields: dict[str, Any] = {"attempt": 1}
-        for name in HiddenStates.__struct_fields__[:num_fields]:
-            if name in _PEEKED:
-                fields[name] = reader.unpack()
-            else:
-                reader.skip()
-        return Peek(
-            str(fields["device_id"])[:64],
-            float(fields["budget_ms"]),
-            int(fields["attempt"]) > 1,
-            str(fields["request_id"])[:64],
-        )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException):
+        seen = _GLANCER.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _NOTHING
+    return Peek(seen.device_id[:64], seen.budget_ms, seen.attempt > 1, seen.request_id[:64])
 
 
 class Heading(NamedTuple):

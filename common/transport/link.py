@@ -102,6 +102,7 @@ class Link:
         self._acknowledge = acknowledge
         self._client = self._make_client(version)
         self._is_unread = False
+        self._unwritten: deque[int] = deque()  # packet ids at QoS 0, until the socket took all that waits
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.settimeout(0)
         self._wake_writer.settimeout(0)
@@ -164,13 +165,22 @@ class Link:
             self._guarded(self._client.loop_write)
             if self._client.want_write():
                 self.wake()
+                return
+        while self._unwritten:
+            self._acknowledge(self._unwritten.popleft(), None)
 
     def send(self, message: Outgoing) -> int | None:
         """Queue a message and give its packet id; None when the connection is gone."""
-        info = self._client.publish(
-            message.topic, message.payload, message.qos, message.is_retained, self._properties(message.remaining_s)
-        )
-        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+        properties, is_retained = self._properties(message.remaining_s), message.is_retained
+        if message.qos:
+            info = self._client.publish(message.topic, message.payload, message.qos, is_retained, properties)
+            return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+        if self._client.socket() is None:
+            return None
+        topic = message.topic.encode()
+        packet_id = self._client.publish_once(topic, message.payload, is_retained=is_retained, properties=properties)
+        self._unwritten.append(packet_id)
+        return packet_id
 
     def subscribe(self, subscription: Subscription, *, has_groups: bool, qos: int = 1) -> int | None:
         """Queue a subscription and give its packet id; None when the connection is gone."""

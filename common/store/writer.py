@@ -181,13 +181,11 @@ def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]
     """Insert the requests that the log does not hold yet, each with its hops; add to the others who lost a race."""
     amendments = [_amendment(row) for row, _ in entries if row["loser_tier"] is not None]
     by_id = {row["request_id"]: (row, hops) for row, hops in reversed(entries)}  # the first of equals wins
-    key = request_log.c.request_id
-    for known in connection.scalars(sa.select(key).where(key.in_(list(by_id)))).all():
-        del by_id[known]
-    rows = [row for row, _ in by_id.values()]
-    hops = [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_]
-    _insert(connection, _INSERT_REQUEST, rows)
-    _insert(connection, _INSERT_HOP, hops)
+    if _insert(connection, _INSERT_REQUEST, [row for row, _ in by_id.values()]) < len(by_id):  # some came again
+        key = hop.c.request_id
+        for known in connection.scalars(sa.select(key).distinct().where(key.in_(list(by_id)))).all():
+            del by_id[known]
+    _insert(connection, _INSERT_HOP, [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_])
     if amendments:
         connection.execute(_AMEND, amendments)
 
@@ -196,15 +194,17 @@ def _amendment(row: Row) -> Row:
     return {f"new_{name}": row[name] for name in ("request_id", "device_id", *_RACE)}
 
 
-def _insert(connection: sa.Connection, statements: dict[str, sa.Insert], rows: list[Row]) -> None:
-    """Hand the rows to the driver as they are: SQLAlchemy's care for each costs as much as SQLite's insert."""
+def _insert(connection: sa.Connection, statements: dict[str, sa.Insert], rows: list[Row]) -> int:
+    """Hand the rows to the driver as they are, and tell how many were missing.
+
+    SQLAlchemy's care for each costs as much as SQLite's insert.
+    """
     if not rows:
-        return
+        return 0
     compiled = _compiled(statements[connection.dialect.name], connection.dialect)
     if compiled.positiontup is None:  # the driver takes names
-        connection.exec_driver_sql(compiled.string, rows)
-    else:
-        connection.exec_driver_sql(compiled.string, list(map(itemgetter(*compiled.positiontup), rows)))
+        return connection.exec_driver_sql(compiled.string, rows).rowcount
+    return connection.exec_driver_sql(compiled.string, list(map(itemgetter(*compiled.positiontup), rows))).rowcount
 
 
 @functools.lru_cache(maxsize=8)

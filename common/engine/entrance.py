@@ -1,7 +1,6 @@
 """The way in: text to the first hidden states, and the tier where the policy lets them enter."""
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from common.engine.pipeline import State
@@ -16,8 +15,7 @@ from common.types import Pool, Tier
 from common.wire.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entered:
+class Entered(msgspec.Struct, frozen=True, kw_only=True):
     """An input with its embedding, before any layer has run."""
 
     state: State

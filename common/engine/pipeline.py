@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,8 +27,7 @@ _WARM_UP_RUNS = 3
 _WARM_UP_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(msgspec.Struct, frozen=True, kw_only=True):
     """One input somewhere between two layers."""
 
     hidden_states: Floats  # [sequence, hidden], real tokens only
@@ -40,8 +39,7 @@ class State:
     tokens: Tokens | None = None  # what it was embedded from, before any layer has run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
+class Exited(msgspec.Struct, frozen=True, kw_only=True):
     """An exit head answered."""
 
     logits: tuple[float, ...]
@@ -53,8 +51,7 @@ class Exited:
     confidences: tuple[float, ...]  # there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unsure:
+class Unsure(msgspec.Struct, frozen=True, kw_only=True):
     """The tier's last exit head was not confident: the state is to be carried on elsewhere."""
 
     state: State
@@ -174,7 +171,7 @@ class Pipeline:
             if is_enough:
                 verdicts[item] = best
             elif segment.span.end == upto and upto != self.depth:
-                verdicts[item] = replace(best, reason=Reason.FINAL)
+                verdicts[item] = msgspec.structs.replace(best, reason=Reason.FINAL)
             elif segment.span.end == self.depth:
                 verdicts[item] = Unsure(state=carried, best=best)
             else:
@@ -186,7 +183,7 @@ class Pipeline:
     ) -> list[tuple[Exited, bool]]:
         layer = segment.span.end
         probabilities = softmax(output.logits, self._temperatures_at(layer, states))  # [B, C]
-        predictions = probabilities.argmax(axis=1)  # [B]
+        predictions = probabilities.argmax(axis=1).tolist()  # [B]
         confidences = confidence(probabilities).tolist()  # [B]
         is_choice = layer < self._num_layers and self._policy.is_selective
         threshold = None if layer == self._num_layers else self._policy.threshold_at(layer)
@@ -197,25 +194,24 @@ class Pipeline:
                 layer=layer,
                 probabilities=probabilities,
                 pooled=output.pooled,
-                earlier=np.array([state.predictions for state in states], np.intp).reshape(len(states), -1),
-                earlier_confidences=np.array([state.confidences for state in states], np.float32).reshape(
-                    len(states), -1
-                ),
+                earlier=np.array([state.predictions for state in states], np.intp),
+                earlier_confidences=np.array([state.confidences for state in states], np.float32),
                 is_tier_end=layer == self.depth,
             )
             is_enough = self._policy.should_exit(evidence)
+        logits = output.logits.tolist()
         recalibrated = self._recalibrated(layer, states)
         for row, asked in recalibrated.items():
             is_enough[row] = confidences[row] >= np.float32(asked)
         return [
             (
                 Exited(
-                    logits=tuple(output.logits[row].tolist()),
+                    logits=tuple(logits[row]),
                     confidence=confidences[row],
                     layer=layer,
                     threshold=recalibrated.get(row, threshold),
                     reason=Reason.CONFIDENT if is_choice else Reason.FINAL,
-                    predictions=(*state.predictions, int(predictions[row])),
+                    predictions=(*state.predictions, predictions[row]),
                     confidences=(*state.confidences, confidences[row]),
                 ),
                 bool(is_enough[row]),
@@ -225,8 +221,7 @@ class Pipeline:
 
     def _temperatures_at(self, layer: int, states: Sequence[State]) -> Floats:
         """Give the temperature [B, 1] of an exit for each state: a thin link changes how sure one may be."""
-        usual = self._temperatures[layer]
-        rungs = [state.rung for state in states]
+        usual, rungs = self._temperatures[layer], [state.rung for state in states]
         return np.array([[usual if rung is None else rung.temperatures[layer]] for rung in rungs], np.float32)
 
     def _recalibrated(self, layer: int, states: Sequence[State]) -> dict[int, float]:

@@ -4,8 +4,9 @@ An input enters a tier; the tier runs its layers and asks the policy at every ex
 escalates to the next tier; the last layer always answers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,7 +44,7 @@ def simulate(policy: Policy, trace: Trace, depths: Depths) -> Routes:
         running = exits == last
         for tier in np.unique(tiers[running]):
             is_end = evidence.layer == depths.of(TIERS[tier])
-            answered = policy.should_exit(replace(evidence, is_tier_end=is_end))
+            answered = policy.should_exit(msgspec.structs.replace(evidence, is_tier_end=is_end))
             exits[running & (tiers == tier) & answered] = place
     return routes_of(trace, entries, exits)
 

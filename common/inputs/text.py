@@ -1,8 +1,8 @@
 """Text to token ids, cut at the model's limit."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -12,8 +12,7 @@ from common.errors import ArtifactError, InputError
 MAX_CHARACTERS = 100_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True, kw_only=True):
     """One input as the embedding segment takes it; no padding."""
 
     input_ids: NDArray[np.int64]  # [1, sequence]
@@ -55,9 +54,10 @@ class TextEncoder:
             raise InputError(f"this model takes {'a pair of texts' if self._is_pair else 'one text'} per input")
         is_cut = len(text) > MAX_CHARACTERS or len(pair or "") > MAX_CHARACTERS
         encoding = self._tokenizer.encode(text[:MAX_CHARACTERS], pair[:MAX_CHARACTERS] if pair else pair)
+        input_ids = np.array([encoding.ids], np.int64)
         return Encoded(
-            input_ids=np.array([encoding.ids], np.int64),
-            attention_mask=np.ones((1, len(encoding.ids)), np.int64),
+            input_ids=input_ids,
+            attention_mask=np.ones_like(input_ids),
             token_type_ids=np.array([encoding.type_ids], np.int64),
             is_truncated=is_cut or bool(encoding.overflowing),
         )

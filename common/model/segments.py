@@ -1,9 +1,9 @@
 """ONNX segments: the embedding, and spans of layers that end in an exit head."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ Pooled = NDArray[np.float32]  # [batch, pooled]
 _SLOWER_FUSED = ("SkipLayerNormFusion",)  # its kernel adds element by element: a segment takes 15 % longer with it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentOutput:
+class SegmentOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The state after a segment's last layer, and what its exit head makes of it."""
 
     hidden_states: Hidden  # [batch, sequence, hidden]

@@ -80,7 +80,8 @@ class Dimee(msgspec.Struct, frozen=True, kw_only=True, tag="dimee", dict=True): 
 
     def enter(self, evidence: EntryEvidence) -> Entries:
         """Find the nearest centroid by Euclidean distance."""
-        squared: Floats = ((evidence.features[:, None, :] - self._points[None]) ** 2).sum(axis=2)  # [B, 3]
+        apart = evidence.features[:, None, :] - self._points  # [B, 3, H]
+        squared: Floats = np.vecdot(apart, apart)  # [B, 3]
         pools = (squared + np.asarray(self.offsets, np.float32)).argmin(axis=1)  # [B]
         return Entries(tiers=self.POOL_TIERS[pools], pools=pools, distances=np.sqrt(squared))
 

@@ -1,7 +1,6 @@
 """What a policy may look at, and what it decides."""
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,16 +13,14 @@ Indices = NDArray[np.intp]
 _TINY = np.float32(1e-12)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryEvidence:
+class EntryEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """An input before any layer has run."""
 
     features: Floats  # [batch, hidden]: masked mean of the embedding output
     num_tokens: Indices  # [batch]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entries:
+class Entries(msgspec.Struct, frozen=True, kw_only=True):
     """Where inputs enter, and how difficult they looked."""
 
     tiers: Indices  # [batch], positions in TIERS
@@ -39,8 +36,7 @@ class Entries:
         return None if self.pools is None else POOLS[int(self.pools[item])]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitEvidence:
+class ExitEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """What an exit head saw."""
 
     layer: int  # layers run so far

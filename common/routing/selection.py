@@ -7,14 +7,14 @@ measured, exponentially weighted.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 WEIGHT = 0.5  # of a new measurement
 GAMMA = 1.0  # deviations of caution
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """How long something takes; the first measurement is discarded, for first runs are slow."""
 
     mean_ms: float = 0.0
@@ -45,8 +45,7 @@ class Profile:
         return self.mean_ms + gamma * self.deviation_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Something that could be run: a depth or a variant of the bundle."""
 
     name: str

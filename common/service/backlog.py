@@ -5,8 +5,9 @@ import math
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from common.transport.contract import Delivery
 from common.wire.codec import Peek, peek
@@ -65,8 +66,7 @@ def _answer_nobody(_: Peek) -> None:
     """Let the device find out by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     delivery: Delivery
     peek: Peek
 

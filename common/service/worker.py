@@ -6,6 +6,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from common.channel.contract import Signer
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
@@ -54,8 +56,7 @@ class ServedModel:
         return {pipeline.manifest.revision: self for pipeline in self.variants.pipelines}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
     message: HiddenStates
     model: ServedModel
     state: State

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from common.errors import TransportError
 
@@ -13,8 +14,7 @@ _SUSPECT_AFTER = 2  # losses after which a message goes alone, so that it takes 
 _OVERHEAD_BYTES = 32  # fixed header, topic length, packet id and our properties, rounded up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """A message to publish."""
 
     topic: str
@@ -24,7 +24,7 @@ class Outgoing:
     expires_at: float | None = None  # time.monotonic()
     is_resent: bool = True  # worth sending again after a reconnect
     losses: int = 0  # connections that died while it was in flight
-    taken_at: float = field(default_factory=time.monotonic, compare=False)
+    taken_at: float = msgspec.field(default_factory=time.monotonic)
 
     @property
     def packet_bytes(self) -> int:
@@ -128,7 +128,7 @@ class Outbox:
             if message.losses + 1 >= _MAX_LOSSES:
                 self._drop("dropped_suspect", message, f"{_MAX_LOSSES} connections died while it was in flight")
             elif message.is_resent:
-                self._waiting.appendleft(replace(message, losses=message.losses + 1))
+                self._waiting.appendleft(msgspec.structs.replace(message, losses=message.losses + 1))
         self._in_flight.clear()
 
     def _drop(self, reason: str, message: Outgoing, why: str) -> None:

@@ -1,7 +1,6 @@
 """Token ids in the place of the embedding output: two bytes per token, and the words themselves."""
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +12,7 @@ TOKENS = "tokens"
 _SHORT_IDS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     """One input as the tokenizer cut it."""
 
     ids: NDArray[np.int64]  # [sequence]

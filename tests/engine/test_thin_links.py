@@ -1,7 +1,6 @@
 """Thin links: a budget is a slice, its width says which, and what fits none is refused."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -120,7 +119,7 @@ def test_a_budget_s_own_threshold_takes_the_place_of_the_default_s_alone(
     def answer(policy: Policy, is_thin: bool) -> Exited:
         pipeline = Pipeline(bundle, policy, depth=3)
         received = unpack_state(message, bundle.manifest, pipeline.links)
-        (verdict,) = pipeline.advance([received if is_thin else replace(received, rung=None)])
+        (verdict,) = pipeline.advance([received if is_thin else msgspec.structs.replace(received, rung=None)])
         assert isinstance(verdict, Exited)
         return verdict
 

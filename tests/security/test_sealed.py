@@ -1,6 +1,5 @@
 """A site whose broker is blind: everything between the tiers is sealed, and nothing in plain is let in."""
 
-import dataclasses
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -302,11 +301,11 @@ def test_what_a_hostile_broker_repeats_redirects_or_reflects_is_refused_and_coun
 
     def twist(message: Outgoing) -> list[Outgoing]:
         if message.topic == TOPICS.request(Tier.EDGE):
-            reflected = dataclasses.replace(message, topic=TOPICS.outcome("pi-1"))
+            reflected = msgspec.structs.replace(message, topic=TOPICS.outcome("pi-1"))
             return [message, message, message, reflected]
         if message.topic == TOPICS.outcome("pi-1"):
             first_outcome.append(message)
-            return [first_outcome[0], message, message, dataclasses.replace(message, topic=TOPICS.outcome("pi-2"))]
+            return [first_outcome[0], message, message, msgspec.structs.replace(message, topic=TOPICS.outcome("pi-2"))]
         return [message]
 
     sealed_site.broker.twist = twist

@@ -1,7 +1,7 @@
 """The agent: accepts texts, answers near where it can, and hands the rest to the settler."""
 
 import logging
-import secrets
+import os
 import threading
 import time
 from concurrent.futures import Future
@@ -219,7 +219,7 @@ class Agent:
 
 def _request_id(created_at: float) -> str:
     """Give a random id that sorts by time, so that a large log is written at its end."""
-    return f"{int(created_at * 1000):012x}{secrets.token_hex(6)}"
+    return f"{int(created_at * 1000):012x}{os.urandom(6).hex()}"
 
 
 def run_device_layers(device_id: str, pending: Pending) -> Verdict:

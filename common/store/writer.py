@@ -182,9 +182,10 @@ def insert_missing(connection: sa.Connection, entries: list[tuple[Row, list[Row]
     amendments = [_amendment(row) for row, _ in entries if row["loser_tier"] is not None]
     by_id = {row["request_id"]: (row, hops) for row, hops in reversed(entries)}  # the first of equals wins
     if _insert(connection, _INSERT_REQUEST, [row for row, _ in by_id.values()]) < len(by_id):  # some came again
-        key = hop.c.request_id
-        for known in connection.scalars(sa.select(key).distinct().where(key.in_(list(by_id)))).all():
-            del by_id[known]
+        key, recorded_at = request_log.c.request_id, request_log.c.recorded_at
+        for known, at in connection.execute(sa.select(key, recorded_at).where(key.in_(list(by_id)))).all():
+            if at != by_id[known][0]["recorded_at"]:  # hops belong to the record that came first
+                del by_id[known]
     _insert(connection, _INSERT_HOP, [hop_row for _, hop_rows_ in by_id.values() for hop_row in hop_rows_])
     if amendments:
         connection.execute(_AMEND, amendments)

@@ -30,7 +30,8 @@ from common.evaluation.scoring import Setting
 from common.evaluation.thinning import Behind, bring
 from common.evaluation.trace import Trace, read_calibration
 from common.inputs.examples import Columns, LabelledTexts, read_examples
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, ThinLink
 from common.routing.exits import ConfidenceCascade
 

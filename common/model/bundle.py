@@ -1,13 +1,9 @@
 """A bundle on disk: found, checked against its hashes, opened in parts."""
 
 import hashlib
-import shutil
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
-
-import msgspec
 
 from common.errors import ArtifactError, ConfigError
 from common.model import manifest as manifests
@@ -99,26 +95,6 @@ def open_bundle(location: str | Path = SHIPPED, gate: Gate | None = None) -> Bun
             f"bundle {str(location)!r} is no directory; give one made by 'dimee model export', or 'shipped'"
         )
     return Bundle(directory, gate)
-
-
-def derive(bundle: Bundle, target: Path, changed: Mapping[str, bytes]) -> Bundle:
-    """Write a copy of a bundle with some files changed or added, under its own revision.
-
-    Raises:
-        ConfigError: The target holds something already.
-    """
-    if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"{target} is not empty; name another directory")
-    bundle.verify()
-    target.mkdir(parents=True, exist_ok=True)
-    for name in bundle.manifest.files:
-        shutil.copy(bundle.path(name), target / name)
-    for name, content in changed.items():
-        (target / name).write_bytes(content)
-    seals = bundle.manifest.files | {name: seal(target / name) for name in changed}
-    manifest = msgspec.structs.replace(bundle.manifest, files=seals).sealed()
-    (target / manifests.MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-    return Bundle(target)
 
 
 def seal(path: Path) -> FileSeal:

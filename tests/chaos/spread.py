@@ -8,7 +8,8 @@ import numpy as np
 from common.engine.choice import routing_table
 from common.engine.entrance import Entrance
 from common.engine.pipeline import Exited, Pipeline
-from common.model.bundle import derive, open_bundle
+from common.model.bundle import open_bundle
+from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from tests.tiny import sentences

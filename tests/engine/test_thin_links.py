@@ -13,7 +13,8 @@ from common.engine.escalation import Escalation, thin, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State
 from common.engine.thinness import Always, Thinness
 from common.errors import ArtifactError, ConfigError, WireError
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, open_thin_links
 from common.routing.policies import ConfidenceCascade, Policy
 from common.wire import codec

@@ -15,7 +15,8 @@ from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Pipeline, State
 from common.engine.token_embedding import TokenEmbedding
 from common.errors import ArtifactError, ConfigError, WireError
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.manifest import TOKENIZER_FILE
 from common.wire import activations, codec
 from common.wire.messages import HiddenStates, Tensor

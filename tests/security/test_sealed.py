@@ -30,7 +30,8 @@ from common.config.settings import (
 from common.engine.choice import routing_table
 from common.engine.pipeline import Unsure
 from common.errors import ConfigError, TransportError
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.channels import open_channel

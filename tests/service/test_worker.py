@@ -11,7 +11,8 @@ import pytest
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline, State
 from common.engine.variants import Variants
-from common.model.bundle import derive, open_bundle
+from common.model.bundle import open_bundle
+from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.worker import Identity, ServedModel, TierWorker

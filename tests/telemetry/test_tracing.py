@@ -28,7 +28,8 @@ from common.config.settings import (
 )
 from common.engine.choice import routing_table
 from common.errors import ConfigError
-from common.model.bundle import derive, open_bundle
+from common.model.bundle import open_bundle
+from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.lifecycle import Stopping

@@ -11,7 +11,8 @@ import pytest
 from common.commands.rollout import Stage, staged
 from common.engine.choice import routing_table
 from common.evaluation.trace import CALIBRATION_FILE, read_calibration
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.model.rollout import Release, Rollout, read_chunk
 from common.routing.policies import ConfidenceCascade

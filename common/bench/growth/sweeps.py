@@ -13,7 +13,8 @@ from common.bench.growth.site import Site, open_site
 from common.bench.growth.steps import Step, knee, slope
 from common.bench.measure import Progress
 from common.bench.report import Context
-from common.model.bundle import Bundle, derive, open_bundle
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
 from common.model.manifest import MANIFEST_FILE
 
 _LENGTH_POLICY = "edge-only"  # the length alone decides what a request costs

@@ -63,7 +63,7 @@ def train(  # noqa: PLR0913 - options of a command
     average_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the last steps to average.")] = 0.22,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 1,
     split_seed: Annotated[int, typer.Option(help="Seed of the kept-back draw.")] = 7,
-    bfloat16: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = True,
+    bfloat16: Annotated[bool, typer.Option(help="Matrix products in bfloat16, where the CPU has it.")] = True,
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 300,
     resume: Annotated[bool, typer.Option(help="Carry on from the last checkpoint in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,

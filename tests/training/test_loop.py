@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cloud_worker.training.checkpoints import Checkpoints
-from cloud_worker.training.loop import Schedule, Stage, predict
+from cloud_worker.training.loop import Schedule, Stage, autocast, predict
 from cloud_worker.training.losses import Objective, distillation_loss, exit_loss, label_loss
 from cloud_worker.training.network import MultiExitNetwork
 from cloud_worker.training.progress import LogProgress
@@ -48,6 +48,15 @@ def test_a_resumed_run_ends_with_the_same_weights(backbone: Any, reviews: Any, t
 
     for name, weight in straight.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.ones(2, 2)
+
+    for has_it, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has_it=has_it: has_it)
+        with autocast(enabled=True):
+            assert (matrix @ matrix).dtype == dtype
 
 
 def test_training_teaches_every_exit(backbone: Any, reviews: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.card import CARD_FILE, with_links
@@ -37,6 +38,7 @@ from common.routing.exits import ConfidenceCascade
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32
+_DIGITS_LESS = 3  # of the eleven binary ones of half precision
 
 
 def compress(  # noqa: PLR0913 - options of a command
@@ -113,7 +115,7 @@ class Compressor:
             trained = self._train(network, texts, point, max(budgets), plan=plan)
             arrays = _arrays(trained, network, point)
             name = f"thin-link-{point:02d}.npz"
-            files[name] = _archive(arrays)
+            files[name] = archive(arrays)
             _LOGGER.info("split %d: calibrating %d budgets on %d texts", point, len(budgets), len(trace))
             blank = _entry(
                 point,
@@ -162,15 +164,22 @@ def _entry(point: int, name: str, rungs: tuple[Rung, ...]) -> LinkEntry:
 
 
 def _arrays(link: BudgetedLink, network: MultiExitNetwork, point: int) -> dict[str, np.ndarray]:
-    """Arrays of a link as they are served, in half precision on disk and here alike."""
+    """Arrays of a link as they are served, as coarse on disk and here alike."""
     score: torch.nn.Linear = network.heads[point - 1].score  # type: ignore[assignment]
     tensors = link.arrays() | {"score": score.weight.detach().T, "score_bias": score.bias.detach()}
-    return {name: tensor.numpy().astype(np.float16) for name, tensor in tensors.items()}
+    return {name: coarse(tensor.numpy().astype(np.float16)) for name, tensor in tensors.items()}
 
 
-def _archive(arrays: dict[str, np.ndarray]) -> bytes:
+def coarse(array: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Round to eight digits of eleven, finer than any codec: the archive then takes four fifths of the space."""
+    step = 1 << _DIGITS_LESS
+    rounded = (array.view(np.uint16) + step // 2) & (2**16 - step)
+    return rounded.astype(np.uint16).view(np.float16)
+
+
+def archive(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Thin links as they are trained: what is trained is what is served, and budgets are exact."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'dimee[train]'")
 
-from cloud_worker.training.compression import Course, Phase, course  # noqa: E402 - behind the check for torch
+from cloud_worker.training.compress import archive, coarse  # noqa: E402 - behind the check for torch
+from cloud_worker.training.compression import Course, Phase, course  # noqa: E402
 from cloud_worker.training.thin_link import Bowl, BudgetedLink, rounded  # noqa: E402
 from common.cli.root import app  # noqa: E402
 from common.engine.choice import choose_policy  # noqa: E402
@@ -65,6 +67,17 @@ def test_the_rounding_that_is_trained_is_the_codec_s(name: str) -> None:
     through = codec(name)
     served = through.decode(through.encode(thin.numpy()))
     np.testing.assert_allclose(trained, served, atol=2e-3 * float(thin.abs().max()))  # half-precision scales
+
+
+def test_an_archive_keeps_eight_binary_digits_in_less_space() -> None:
+    numbers = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float16)
+
+    kept = coarse(numbers)
+
+    assert np.abs(kept.astype(np.float32) / numbers - 1).max() <= 2.0**-8
+    assert len(archive({"encoder": kept})) < 0.8 * numbers.nbytes
+    with np.load(io.BytesIO(archive({"encoder": kept})), allow_pickle=False) as read:
+        np.testing.assert_array_equal(read["encoder"], kept)
 
 
 def test_gradients_are_masked_as_the_values_are() -> None:

@@ -19,7 +19,7 @@ from common.engine.escalation import thin
 from common.engine.thinness import Thinness
 from common.model.bundle import open_bundle
 from common.model.segments import open_layers
-from common.model.thin_links import ThinLink, open_thin_links
+from common.model.thin_links import ThinLink, attended, open_thin_links
 from common.wire.activations import codec
 
 _TOKENS = 25  # the mean of SST-2's sentences
@@ -64,12 +64,14 @@ def measure(location: str) -> dict[str, Any]:
         steps[f"encoder {budget}, numpy"] = lambda budget=budget: link.shrink(hidden, budget)
         steps[f"encoder {budget}, onnx"] = lambda onnx=onnx: onnx(hidden)
         steps[f"decoder {budget}, numpy"] = lambda small=small: link.restore(small)
+    width = bundle.manifest.hidden_size
     for name, budget in _PACKED:
         sent = thin(hidden, Thinness(codec=name, budget=budget), link)
-        tensors = codec(name).encode(sent)
-        steps[f"{name} of {sent.shape[1]}, packed"] = lambda name=name, sent=sent: codec(name).encode(sent)
-        steps[f"{name} of {sent.shape[1]}, unpacked"] = lambda name=name, tensors=tensors: codec(name).decode(tensors)
-    steps["tokens chosen"] = lambda: link.attended(hidden, 0.5)
+        tensors = codec(name).encode(*sent)
+        steps[f"{name} of {budget or width}, packed"] = lambda name=name, sent=sent: codec(name).encode(*sent)
+        steps[f"{name} of {budget or width}, unpacked"] = lambda name=name, tensors=tensors: codec(name).decode(tensors)
+    steps["attention"] = lambda: link.attention(hidden)
+    steps["tokens chosen"] = lambda: hidden[attended(link.attention(hidden), 0.5)]
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(_ROUNDS):
         for name, step in steps.items():

@@ -321,7 +321,7 @@ _BYTES = {
     "float16": "2·S·H",
     "int8": "S·H + 2·S",
     "int4": "S·(17·H / 32 + 4) + H / 8",
-    "graded": "H + S·(bits of all dimensions) / 8",
+    "graded": "H + S·(bits of all dimensions) / 8, and S more over a link",
 }
 _FAILURES = {
     "model_mismatch": "the tier serves another model revision than the device",

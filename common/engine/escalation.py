@@ -7,7 +7,7 @@ from common.engine.thinness import Always, Chooser, Thinness
 from common.engine.token_embedding import TokenEmbedding
 from common.errors import ModelMismatchError, WireError
 from common.model.manifest import Manifest
-from common.model.thin_links import ThinLink, ThinLinks
+from common.model.thin_links import ThinLink, ThinLinks, attended
 from common.routing.evidence import Floats
 from common.types import Hop
 from common.wire.activations import codec, decode_activation
@@ -78,15 +78,17 @@ class Escalation:
         if self._sends_tokens and state.tokens is not None:
             return TOKENS, pack_tokens(state.tokens)
         thinness = self._chooser.choose(state.layers_run, len(state.hidden_states), budget_ms)
-        return thinness.codec, codec(thinness.codec).encode(thin(state.hidden_states, thinness, link))
+        return thinness.codec, codec(thinness.codec).encode(*thin(state.hidden_states, thinness, link))
 
 
-def thin(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Floats:
-    """Drop tokens and dimensions [S, H] as far as there is a link that can."""
-    if link is None:
-        return hidden_states
-    kept = link.attended(hidden_states, thinness.tokens) if thinness.tokens < 1 else hidden_states
-    return link.shrink(kept, thinness.budget) if thinness.budget else kept
+def thin(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> tuple[Floats, Floats | None]:
+    """Drop tokens and dimensions [S, H] as far as there is a link that can; also give the attention [S] to the rest."""
+    if link is None or (thinness.tokens == 1 and not thinness.budget):
+        return hidden_states, None
+    attention = link.attention(hidden_states)
+    places = attended(attention, thinness.tokens)
+    kept = hidden_states[places]
+    return link.shrink(kept, thinness.budget) if thinness.budget else kept, attention[places]
 
 
 def unpack_state(

@@ -109,7 +109,7 @@ class Behind:
 def travelled(hidden_states: Floats, thinness: Thinness, link: ThinLink | None) -> Floats:
     """Read hidden states [S, H] as they come off the wire, [at most S, H or budget]."""
     through = codec(thinness.codec)
-    return through.decode(through.encode(thin(hidden_states, thinness, link)))
+    return through.decode(through.encode(*thin(hidden_states, thinness, link)))
 
 
 def bring(

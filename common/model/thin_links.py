@@ -55,13 +55,7 @@ class ThinLink:
     """Encoder, decoder and token score of one split point; numpy, for one matrix product is all there is to it."""
 
     def __init__(self, entry: LinkEntry, arrays: dict[str, NDArray[Any]]) -> None:
-        """Take arrays apart.
-
-        Args:
-            entry: Budgets and calibration.
-            arrays: ``encoder`` [H, K] and ``decoder`` [K, H] with the dimensions in order of worth, ``mean`` and
-                ``bias`` [H] beside them, and ``score`` [H, Q] with ``score_bias`` [Q], which weigh the tokens.
-        """
+        """Take arrays apart that are named and shaped as ``ARRAYS`` tells."""
         self.entry = entry
         self._rungs = {rung.budget: rung for rung in entry.rungs}
         self._encoder, self._decoder, self._mean, self._bias, self._score, self._score_bias = (
@@ -106,18 +100,22 @@ class ThinLink:
             )
         return self._rungs[budget]
 
-    def attended(self, hidden_states: Hidden, share: float) -> Hidden:
-        """Keep that share of the tokens [S, H] in their order: the first one, and those the exit head looks at most."""
-        count = max(min(_MIN_TOKENS, len(hidden_states)), math.ceil(share * len(hidden_states) - 1e-6))
-        if count >= len(hidden_states):
-            return hidden_states
+    def attention(self, hidden_states: Hidden) -> NDArray[np.float32]:
+        """Tell how much the exit head looks at each of the tokens [S, H], 1 on average."""
         scores = hidden_states @ self._score + self._score_bias  # [S, Q]
         weights = np.exp(scores - scores.max(axis=0))
-        attention = (weights / weights.sum(axis=0)).sum(axis=1)  # [S]
-        attention[0] = np.inf
-        return hidden_states[np.sort(np.argsort(-attention, kind="stable")[:count])]
+        attention: NDArray[np.float32] = (weights / weights.mean(axis=0)).mean(axis=1)  # [S]
+        return attention
 
 
+def attended(attention: NDArray[np.float32], share: float) -> NDArray[np.intp]:
+    """Give the places of that share of the tokens in their order: the first one, and those of most attention."""
+    count = max(min(_MIN_TOKENS, len(attention)), math.ceil(share * len(attention) - 1e-6))
+    return np.sort(np.argsort(-np.r_[np.inf, attention[1:]], kind="stable")[:count])
+
+
+# encoder [H, K] and decoder [K, H] with the dimensions in order of worth; mean and bias [H] beside them; score [H, Q]
+# and score_bias [Q] weigh the tokens.
 ARRAYS = ("encoder", "decoder", "mean", "bias", "score", "score_bias")
 ThinLinks = dict[int, ThinLink]  # by split point
 

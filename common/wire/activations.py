@@ -1,8 +1,8 @@
 """Activation codecs: hidden states to tensors and back, chosen by name.
 
 Bytes for S tokens of width H: ``float32`` 4·S·H, ``float16`` 2·S·H, ``int8`` S·H + 2·S, ``int4`` about
-S·(17·H / 32 + 4) + H / 8, ``graded`` H + S·(the bits of all dimensions) / 8. The width is that of what travels: a thin
-link sends fewer dimensions than the model has.
+S·(17·H / 32 + 4) + H / 8, ``graded`` H + S + S·(the bits of all dimensions) / 8. The width is that of what
+travels: a thin link sends fewer dimensions than the model has.
 """
 
 from typing import Any, Protocol
@@ -11,19 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, WireError
-from common.wire.bits import bytes_of, pack_bits, unpack_bits
+from common.wire.bits import Bits, bytes_of, pack_bits, unpack_bits
 from common.wire.messages import Tensor
-from common.wire.tensors import pack, unpack
+from common.wire.tensors import MAX_TENSOR_BYTES, pack, unpack
 from common.wire.tokens import TOKENS
 
 Hidden = NDArray[np.float32]  # [sequence, width]
+Attention = NDArray[np.float32]  # [sequence], how much a token counts; 1 on average
 
 _DIMENSIONS_PER_OUTLIER = 16
 
 MOST_BITS = 8  # of a graded dimension
+_MOST_GRADED = MAX_TENSOR_BYTES // 8  # numbers in a message; unpacked, each takes a byte for every bit
 CODES_PER_OCTAVE = 8  # of its largest value, on a scale of equal ratios
 DIMENSIONS_PER_LEVEL = 8  # the median of the smallest of so many sets the level of one bit
+_HALVES = np.exp2(np.arange(MOST_BITS + 1) - 1).astype(np.float32)  # of the steps, by bits
 _CODE_OF_ONE = 128
+_MORE_BITS = (-3, 2)  # of a token, by its attention; chosen on kept-back texts
 
 
 class ActivationCodec(Protocol):
@@ -31,8 +35,8 @@ class ActivationCodec(Protocol):
 
     name: str
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
-        """Pack [S, H]."""
+    def encode(self, hidden_states: Hidden, attention: Attention | None = None, /) -> tuple[Tensor, ...]:
+        """Pack [S, H], of which not all tokens may count alike."""
         ...
 
     def decode(self, tensors: tuple[Tensor, ...]) -> Hidden:
@@ -49,7 +53,7 @@ class Float32:
 
     name = "float32"
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+    def encode(self, hidden_states: Hidden, _: Attention | None = None, /) -> tuple[Tensor, ...]:
         """Pack [S, H] as it is."""
         return (pack(hidden_states),)
 
@@ -64,7 +68,7 @@ class Float16:
 
     name = "float16"
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+    def encode(self, hidden_states: Hidden, _: Attention | None = None, /) -> tuple[Tensor, ...]:
         """Round [S, H] to half precision."""
         return (pack(np.clip(hidden_states, -65504, 65504).astype(np.float16)),)
 
@@ -79,7 +83,7 @@ class Int8:
 
     name = "int8"
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+    def encode(self, hidden_states: Hidden, _: Attention | None = None, /) -> tuple[Tensor, ...]:
         """Quantise [S, H] to int8 with a scale [S] per token."""
         quantised, scale = _quantise(hidden_states, 127)
         return (pack(quantised.astype(np.int8)), pack(scale))
@@ -102,7 +106,7 @@ class Int4:
 
     name = "int4"
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
+    def encode(self, hidden_states: Hidden, _: Attention | None = None, /) -> tuple[Tensor, ...]:
         """Quantise [S, W]: outliers [S, K] to int8, the rest to pairs of half bytes [S, (W - K) / 2]."""
         width = hidden_states.shape[1]
         columns = _outlier_columns(hidden_states)  # [K], ascending
@@ -141,30 +145,37 @@ class Graded:
 
     Every dimension is so rounded to about the same step (reverse water-filling, as in transform coding), which is the
     best there is where an error counts alike in all of them: what a thin link's encoder sees to. Its largest value in
-    the message is rounded up to one of eight per octave, and tells both sides its bits and its step.
+    the message is rounded up to one of eight per octave, and tells both sides its bits and its step. Over a link each
+    token has a bit more or fewer in every dimension for every doubling of the attention that the exit head pays it.
     """
 
     name = "graded"
 
-    def encode(self, hidden_states: Hidden) -> tuple[Tensor, ...]:
-        """Quantise [S, W] to rows of bits [S, bits / 8, up], with the peak [W] of every dimension."""
+    def encode(self, hidden_states: Hidden, attention: Attention | None = None, /) -> tuple[Tensor, ...]:
+        """Quantise [S, W] to rows of bits, beside peaks [W] of the dimensions and the bits more [S] of the tokens."""
         codes = _peak_codes(hidden_states)  # [W]
-        bits = _bits_by_code(codes)  # [W]
-        half = np.exp2(bits - 1).astype(np.float32)  # [W]
+        more = np.zeros(len(hidden_states), np.int8) if attention is None else _more_bits(attention)  # [S]
+        bits = _bits(codes, more)  # [S, W]
+        half = _HALVES[bits]  # [S, W]
         steps = np.floor(hidden_states / (_peaks(codes) / half))
         symbols = (np.clip(steps, -half, half - 1) + half).astype(np.uint8)  # [S, W]
-        return (pack(pack_bits(symbols, bits)), pack(codes))
+        packed = pack_bits(symbols, bits)
+        if attention is None:
+            return (pack(packed.reshape(len(bits), -1)), pack(codes))
+        return (pack(packed[None]), pack(codes), pack(more))
 
     def decode(self, tensors: tuple[Tensor, ...]) -> Hidden:
         """Give the middle of every step, [S, W]."""
-        rows, codes = _expect(tensors, "|u1", "|u1")
-        if codes.ndim != 1 or not len(codes):
-            raise WireError(f"graded peaks must be one per dimension, got {list(codes.shape)}")
-        bits = _bits_by_code(codes)
-        if rows.shape[1] != bytes_of(bits):
-            raise WireError(f"graded rows of {rows.shape[1]} bytes came with peaks that need {bytes_of(bits)}")
-        half = np.exp2(bits - 1).astype(np.float32)
-        hidden: Hidden = (unpack_bits(rows, bits) + np.float32(0.5) - half) * (_peaks(codes) / half)
+        rows, codes, *rest = _expect(tensors, "|u1", "|u1", *("|i1" for _ in tensors[2:3]))
+        more = rest[0] if rest else np.zeros(len(rows), np.int8)
+        if codes.ndim != 1 or more.ndim != 1 or not 0 < codes.size * more.size <= _MOST_GRADED:
+            raise WireError(f"peaks {list(codes.shape)} are not one per dimension or bits {list(more.shape)} per token")
+        bits = _bits(codes, more)
+        if rows.size != bytes_of(bits):
+            raise WireError(f"graded rows of {rows.size} bytes came with peaks that need {bytes_of(bits)}")
+        half = _HALVES[bits]
+        middles = unpack_bits(rows.ravel(), bits) + np.float32(0.5) - half  # nought where no bit came
+        hidden: Hidden = middles * (_peaks(codes) / half)
         return hidden
 
 
@@ -223,11 +234,18 @@ def _peaks(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.exp2((codes.astype(np.float32) - _CODE_OF_ONE) / CODES_PER_OCTAVE)
 
 
-def _bits_by_code(codes: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Give each dimension's bits [W]; one for those at the level of the smallest, whole numbers on every machine."""
+def _bits(codes: NDArray[np.uint8], more: NDArray[np.int8]) -> Bits:
+    """Give the bits [S, W]; one for dimensions at the level of the smallest, whole numbers on every machine."""
     place = len(codes) // (2 * DIMENSIONS_PER_LEVEL)
     level = int(np.partition(codes, place)[place])
-    return np.clip((codes.astype(np.intp) - level) // CODES_PER_OCTAVE + 1, 1, MOST_BITS)
+    by_code = np.clip((codes.astype(np.intp) - level) // CODES_PER_OCTAVE + 1, 1, MOST_BITS)
+    bits: Bits = np.clip(by_code + more[:, None], 0, MOST_BITS)
+    return bits
+
+
+def _more_bits(attention: Attention) -> NDArray[np.int8]:
+    doublings = np.log2(np.maximum(attention, np.float32(1e-9)))
+    return np.clip(np.rint(doublings - np.float32(0.2)), *_MORE_BITS).astype(np.int8)
 
 
 def _expect(tensors: tuple[Tensor, ...], *dtypes: str) -> tuple[NDArray[Any], ...]:

@@ -19,6 +19,7 @@ from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung, open
 from common.routing.policies import ConfidenceCascade, Policy
 from common.wire import codec
 from common.wire.messages import HiddenStates
+from common.wire.tensors import unpack
 
 WIDTH, BUDGETS, SPLIT = 16, (4, 15), 1
 ARRAYS = {
@@ -103,9 +104,31 @@ def test_the_first_token_and_the_most_attended_ones_stay_in_their_order(bundle: 
     hidden = np.zeros((6, WIDTH), np.float32)
     hidden[:, 0] = (-9, 1, 5, 0, 4, 2)
 
-    kept = thin(hidden, Thinness(codec="int8", tokens=0.5), link)
+    kept, attention = thin(hidden, Thinness(codec="int8", tokens=0.5), link)
 
     np.testing.assert_array_equal(kept[:, 0], (-9, 5, 4))
+    assert attention is not None
+    np.testing.assert_allclose(attention, link.attention(hidden)[[0, 2, 4]])
+
+
+def test_a_token_s_attention_is_its_share_of_what_the_exit_head_looks_at(bundle: Bundle) -> None:
+    hidden = np.zeros((4, WIDTH), np.float32)
+    hidden[:, 0] = np.log((1, 1, 2, 4))  # one query; the other looks at all alike
+
+    attention = open_thin_links(bundle)[SPLIT].attention(hidden)
+
+    np.testing.assert_allclose(attention, (0.75, 0.75, 1.0, 1.5), rtol=1e-6)
+
+
+def test_a_budget_sent_as_graded_tells_the_bits_of_every_token(bundle: Bundle, state: State) -> None:
+    message = packed(bundle, state, Thinness(codec="graded", budget=15))
+
+    attention = open_thin_links(bundle)[SPLIT].attention(state.hidden_states)
+    more = unpack(message.tensors[2])
+    assert len(more) == len(attention)
+    assert (more[attention > 1.3] >= 0).all()
+    received = unpack_state(message, bundle.manifest, open_thin_links(bundle)).hidden_states
+    assert received.shape == state.hidden_states.shape
 
 
 @pytest.mark.parametrize(("asked", "exit_layer"), [(0.0, 2), (1.0, 3)])

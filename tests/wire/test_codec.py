@@ -248,17 +248,59 @@ def test_graded_gives_large_dimensions_more_bits() -> None:
     assert sum(len(tensor.data) for tensor in tensors) < 40 * 96 * 4 / 8
 
 
+def test_graded_gives_tokens_of_more_attention_more_bits() -> None:
+    hidden = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
+    hidden *= np.repeat([32.0, 8.0, 2.0], 32).astype(np.float32)
+    attention = np.repeat([2.0, 0.5, 0.0], [10, 10, 20]).astype(np.float32)
+
+    tensors = activation_codec("graded").encode(hidden, attention)
+    received = decode_activation("graded", tensors)
+
+    looked_at, less, ignored = np.split(np.sqrt(((received - hidden) ** 2).mean(axis=1)), [10, 20])
+    assert 2.5 < less.mean() / looked_at.mean() < 6  # two bits apart
+    assert looked_at.max() < less.min() < ignored.min()
+    assert unpack(tensors[2]).tolist() == [1] * 10 + [-1] * 10 + [-3] * 20
+    assert not received[20:, 64:].any()  # no bit is left for the smallest dimensions
+
+
+def test_graded_without_attention_stays_the_two_tensors_that_older_tiers_read() -> None:
+    hidden = np.arange(-3, 3, 0.25, np.float32).reshape(3, 8) * np.array([1, 1, 1, 1, 4, 4, 9, 9], np.float32)
+    written = (
+        Tensor("|u1", (3, 3), b"\x00\x9a\x00\nM\x00\xff\xff\x80"),
+        Tensor("|u1", (8,), b"\x8d\x8c\x8b\x8a\x98\x9a\xa4\xa6"),
+    )
+
+    assert activation_codec("graded").encode(hidden) == written
+    np.testing.assert_allclose(decode_activation("graded", written)[:, 4], (-6, 2, 6))
+
+
 @pytest.mark.parametrize(
-    ("rows", "peaks", "refusal"),
+    ("rows", "peaks", "more", "refusal"),
     [
-        (np.zeros((2, 3), np.uint8), np.zeros(16, np.uint8), "rows of 3 bytes came with peaks that need 2"),
-        (np.zeros((2, 2), np.uint8), np.zeros((4, 4), np.uint8), "one per dimension"),
-        (np.zeros((2, 2), np.uint8), np.zeros(0, np.uint8), "one per dimension"),
+        (np.zeros((2, 3), np.uint8), np.zeros(16, np.uint8), None, "6 bytes came with peaks that need 4"),
+        (np.zeros((2, 2), np.uint8), np.zeros((4, 4), np.uint8), None, "one per dimension"),
+        (np.zeros((2, 2), np.uint8), np.zeros(0, np.uint8), None, "one per dimension"),
+        (np.zeros((1, 4), np.uint8), np.zeros(16, np.uint8), np.zeros(3, np.int8), "4 bytes came with .* need 6"),
+        (np.zeros((1, 4), np.uint8), np.zeros(16, np.uint8), np.array([0, 1], np.int8), "4 bytes came with .* need 6"),
+        (np.zeros((1, 4), np.uint8), np.zeros(16, np.uint8), np.zeros((1, 2), np.int8), "bits .* per token"),
+        (np.zeros((1, 1), np.uint8), np.zeros(16, np.uint8), np.zeros(0, np.int8), "bits .* per token"),
+        (np.zeros((1, 1), np.uint8), np.zeros(16, np.uint8), np.full(1 << 20, -1, np.int8), "bits .* per token"),
     ],
 )
-def test_graded_rows_that_do_not_fit_their_peaks_are_refused(rows: np.ndarray, peaks: np.ndarray, refusal: str) -> None:
+def test_graded_rows_that_do_not_fit_what_tells_their_bits_are_refused(
+    rows: np.ndarray, peaks: np.ndarray, more: np.ndarray | None, refusal: str
+) -> None:
+    told = [pack(rows), pack(peaks)] if more is None else [pack(rows), pack(peaks), pack(more)]
+
     with pytest.raises(WireError, match=refusal):
-        decode_activation("graded", (pack(rows), pack(peaks)))
+        decode_activation("graded", tuple(told))
+
+
+def test_graded_has_at_most_three_tensors() -> None:
+    (rows, peaks) = activation_codec("graded").encode(np.ones((2, 16), np.float32))
+
+    with pytest.raises(WireError, match="expected tensors"):
+        decode_activation("graded", (rows, peaks, pack(np.zeros(2, np.int8)), peaks))
 
 
 @given(HIDDEN)

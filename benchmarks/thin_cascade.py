@@ -24,7 +24,7 @@ from common.types import TIERS
 _WAYS = (
     Thinness(codec="float32"),
     Thinness(codec="int8"),
-    *(Thinness(codec="graded", budget=budget) for budget in (256, 192, 160, 128, 96, 64)),
+    *(Thinness(codec="graded", budget=budget) for budget in (320, 256, 192, 160, 128, 96, 64)),
     Thinness(codec="graded", budget=128, tokens=0.75),
 )
 

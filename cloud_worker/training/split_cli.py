@@ -43,8 +43,10 @@ def train_split(  # noqa: PLR0913 - options of a command
     train: Annotated[Path, typer.Option(help="Labelled texts; the server reads only how many labels there are.")],
     *,
     split: Annotated[int, typer.Option(min=1, help="Layers of the device part.")] = 2,
-    budget: Annotated[int, typer.Option(min=0, help="Dimensions per token both ways; 0 is all of them.")] = 0,
-    codec: Annotated[str, typer.Option(help="float32, float16, int8, int4 or graded, both ways.")] = "int8",
+    budget: Annotated[int, typer.Option(min=0, help="Dimensions per token, both ways; 0 is all. The device says.")] = 0,
+    codec: Annotated[
+        str, typer.Option(help="Of what this part sends: float32, float16, int8, int4 or graded.")
+    ] = "int8",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     keep: Annotated[int, typer.Option("--keep-back", min=1, help="Texts kept back for the accuracy.")] = 500,
@@ -62,7 +64,7 @@ def train_split(  # noqa: PLR0913 - options of a command
     examples = read_examples(train)
     torch.manual_seed(seed)
     network = MultiExitNetwork(load_backbone(backbone), len(examples.label_names())).eval()  # dropout would differ
-    plan = SplitPlan(split_point=split, codec=codec, budget=budget, seed=seed)
+    plan = SplitPlan(split_point=split, codec=codec, budget=budget)
     settings, topics = Mqtt(host=split_over, port=port, site=site), Topics(site)
     transport = MqttTransport(settings, client_id=f"{site}-training-{part}")
     if part is Part.SERVER:
@@ -97,6 +99,7 @@ class _Lessons:
     ) -> None:
         self._seed = seed
         parted = keep_back(examples.texts, examples.pairs, keep, seed)
+        self._kept_back_rows = parted.kept_back
         self._training, self._kept_back = (
             EncodedTexts(
                 examples.select(rows),
@@ -114,7 +117,9 @@ class _Lessons:
         losses: list[float] = []
         device.train(self._training, islice(batches, steps), losses.append)
         traffic = {"up_bytes": device.traffic.up_bytes, "down_bytes": device.traffic.down_bytes}
-        return {"steps": steps, **traffic, "losses": losses, "accuracy": device.accuracy(self._kept_back)}
+        is_right = device.is_right(self._kept_back)
+        missed = [row for row, right in zip(self._kept_back_rows, is_right.tolist(), strict=True) if not right]
+        return {"steps": steps, **traffic, "losses": losses, "accuracy": float(is_right.mean()), "missed": missed}
 
 
 def _wait(transport: MqttTransport, settings: Mqtt) -> None:

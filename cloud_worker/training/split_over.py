@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_worker.training.batches import EncodedTexts
 from cloud_worker.training.split_parts import DevicePart, ServerPart
@@ -18,6 +19,7 @@ _RESEND_S = 15.0
 _ATTEMPTS = 8
 _PATIENCE_S = 0.5  # between two looks at whether to stop
 _EVALUATION_BATCH = 32
+_AXES_TEXTS = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,25 +81,27 @@ class TrainingDevice:
         transport.subscribe(topics.training("down"), self._inbox)
 
     def train(self, texts: EncodedTexts, batches: Iterable[list[int]], after_step: Callable[[float], None]) -> None:
-        """Take one step per batch of rows.
+        """Take one step per batch of rows; with a budget, the link begins with texts from all over.
 
         Raises:
             TransportError: The server does not answer.
             WireError: The server refused a step, or sent what does not fit.
         """
+        if self._part.is_thin:
+            self._part.open_link(texts.batch(range(0, len(texts), -(-len(texts) // _AXES_TEXTS))))
         for rows in batches:
             learned = self._exchange(self._part.send(texts.batch(rows), self._step))
             after_step(self._part.learn(learned))
             self._step += 1
 
-    def accuracy(self, texts: EncodedTexts) -> float:
-        """Share of texts that the last exit names rightly."""
-        right = []
+    def is_right(self, texts: EncodedTexts) -> NDArray[np.bool_]:
+        """Say of each text [N] whether the last exit names it rightly."""
+        found = np.zeros(len(texts), bool)
         for batch in texts.in_order_of_length(_EVALUATION_BATCH):
             said = self._exchange(self._part.send(batch, self._step, is_learning=False))
             self._step += 1
-            right += (np.array(said.predictions) == batch.labels.numpy()).tolist()
-        return float(np.mean(right))
+            found[batch.rows.numpy()] = np.array(said.predictions) == batch.labels.numpy()
+        return found
 
     def _exchange(self, message: Activations) -> Learned:
         payload = encode_training(message)

@@ -2,13 +2,15 @@
 
 The device runs layers [0, m) and sends hidden states; the server runs the rest, learns, and sends their gradient back.
 With a budget the encoder of a thin link stands at the end of the device part and its decoder before the server part,
-so both ways carry ``budget`` dimensions per token. Without one, and with the codec float32, every step is that of one
-machine but for the order of a few additions.
+so both ways carry ``budget`` dimensions per token; the link begins with the principal axes of some texts, which the
+device sends once. Without a budget, and with the codec float32, every step is that of one machine but for the order of
+a few additions.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from cloud_worker.training.recipe import exit_weights
 from common.errors import WireError
 from common.wire.activations import codec, decode_activation
 from common.wire.messages import Tensor as TravellingTensor
+from common.wire.tensors import pack, unpack
 from common.wire.training import Activations, Learned
 
 _FULL_SCALE = 1024.0  # largest value of a gradient as it travels
@@ -29,15 +32,14 @@ _FULL_SCALE = 1024.0  # largest value of a gradient as it travels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitPlan:
-    """What both parts must agree on."""
+    """How a part learns; the split point must be the same on both sides."""
 
     split_point: int
-    codec: str = "float32"
-    budget: int = 0  # dimensions per token; 0 is all of them, without a link
+    codec: str = "float32"  # of what this part sends
+    budget: int = 0  # dimensions per token, for the device to say; 0 is all of them, without a link
     learning_rate: float = 5e-5
     head_learning_rate: float = 5e-4
-    link_learning_rate: float = 1e-3
-    seed: int = 1
+    link_learning_rate: float = 1e-4
 
 
 class DevicePart:
@@ -46,31 +48,42 @@ class DevicePart:
     def __init__(self, network: MultiExitNetwork, plan: SplitPlan) -> None:
         self._network = network
         self._plan = plan
-        self._encoder = _basis(network, plan) if plan.budget else None  # [H, B]
         layers = range(plan.split_point)
         weights = [*network.backbone.embeddings.parameters(), *_of_layers(network, layers)]
-        self._optimizer = _optimizer(weights, _of_heads(network, layers), self._encoder, plan)
+        self._optimizer = _optimizer(weights, _of_heads(network, layers), plan)
+        self._encoder: nn.Parameter | None = None  # [H, B]
+        self._axes = tuple[TravellingTensor, ...]()  # that the server has not learned of
         self._sent: Tensor | None = None
         self._loss: Tensor | None = None
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether a budget was asked for."""
+        return self._plan.budget > 0
+
+    def open_link(self, batch: Batch) -> None:
+        """Send ``budget`` dimensions from now on: to begin with, the principal axes of a batch's hidden states."""
+        with torch.no_grad():
+            tokens, _ = self._run(batch)
+        _, axes = torch.linalg.eigh(tokens.T @ tokens)  # [H, H], by rising weight
+        self._encoder = nn.Parameter(axes.flip(1)[:, : self._plan.budget].contiguous())
+        self._optimizer.add_param_group({"params": [self._encoder], "lr": self._plan.link_learning_rate})
+        self._axes = (pack(self._encoder.detach().T.numpy().astype(np.float16)),)
 
     def send(self, batch: Batch, step: int, *, is_learning: bool = True) -> Activations:
         """Run a batch up to the split point; what is sent waits for its gradient."""
         with torch.set_grad_enabled(is_learning):
-            hidden = self._network.backbone.embed(batch.input_ids, batch.token_type_ids)  # [B, S, H]
-            own: list[Tensor] = []
-            for layer in range(self._plan.split_point):
-                hidden = self._network.backbone.advance(hidden, batch.attention_mask, layer, layer + 1)
-                own.append(self._network.heads[layer](hidden, batch.attention_mask)[0])
-            tokens = hidden[batch.attention_mask.bool()]  # [N, H]
+            tokens, own = self._run(batch)
             thin = tokens if self._encoder is None else tokens @ self._encoder  # [N, W]
         if is_learning:
-            self._sent, self._loss = thin, _weighted(torch.stack(own), batch.labels, self._network, 0)
+            self._sent, self._loss = thin, _weighted(own, batch.labels, self._network, 0)
         return Activations(
             step=step,
             codec=self._plan.codec,
             tensors=codec(self._plan.codec).encode(thin.detach().numpy()),
             lengths=tuple(batch.attention_mask.sum(dim=1).tolist()),
             labels=tuple(batch.labels.tolist()) if is_learning else (),
+            axes=self._axes,
         )
 
     def learn(self, learned: Learned) -> float:
@@ -87,7 +100,17 @@ class DevicePart:
         self._optimizer.step()
         loss = float(self._loss.detach()) + learned.loss
         self._sent = self._loss = None
+        self._axes = ()
         return loss
+
+    def _run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give the hidden states [N, H] of all tokens at the split point, and logits [exits, B, C] on the way."""
+        hidden = self._network.backbone.embed(batch.input_ids, batch.token_type_ids)  # [B, S, H]
+        own: list[Tensor] = []
+        for layer in range(self._plan.split_point):
+            hidden = self._network.backbone.advance(hidden, batch.attention_mask, layer, layer + 1)
+            own.append(self._network.heads[layer](hidden, batch.attention_mask)[0])
+        return hidden[batch.attention_mask.bool()], torch.stack(own)
 
 
 class ServerPart:
@@ -96,18 +119,21 @@ class ServerPart:
     def __init__(self, network: MultiExitNetwork, plan: SplitPlan) -> None:
         self._network = network
         self._plan = plan
-        self._decoder = nn.Parameter(_basis(network, plan).T.detach().clone()) if plan.budget else None  # [B, H]
+        self._decoder: nn.Parameter | None = None  # [B, H]
         layers = range(plan.split_point, network.num_layers)
-        self._optimizer = _optimizer(_of_layers(network, layers), _of_heads(network, layers), self._decoder, plan)
+        self._optimizer = _optimizer(_of_layers(network, layers), _of_heads(network, layers), plan)
 
     def answer(self, message: Activations) -> Learned:
         """Learn from a batch, or only name its classes where no labels came.
 
         Raises:
-            WireError: Tensors, lengths or labels do not fit each other or the network.
+            WireError: Tensors, lengths or labels do not fit each other or the network, or a link begins twice.
         """
+        for axes in message.axes:
+            self._open_link(unpack(axes))
         lengths = torch.tensor(message.lengths)
-        shape = (int(lengths.sum()), self._plan.budget or self._network.backbone.hidden_size)
+        width = self._network.backbone.hidden_size if self._decoder is None else len(self._decoder)
+        shape = (int(lengths.sum()), width)
         received = torch.from_numpy(_decoded(message.codec, message.tensors, shape).copy())  # [N, W]
         labels = torch.tensor(message.labels)
         if message.labels and (len(labels) != len(lengths) or int(labels.max()) >= self._network.num_labels):
@@ -122,6 +148,14 @@ class ServerPart:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return self._learned(message.step, logits, received.grad, float(loss.detach()))
+
+    def _open_link(self, axes: NDArray[Any]) -> None:
+        if self._decoder is not None:
+            raise WireError("a link has begun before; start the server part anew")
+        if axes.ndim != 2 or axes.shape[1] != self._network.backbone.hidden_size or not np.isfinite(axes).all():
+            raise WireError(f"axes {axes.dtype}{list(axes.shape)} do not fit {self._network.backbone.hidden_size}")
+        self._decoder = nn.Parameter(torch.from_numpy(axes.astype(np.float32)))
+        self._optimizer.add_param_group({"params": [self._decoder], "lr": self._plan.link_learning_rate})
 
     def _logits(self, received: Tensor, lengths: Tensor) -> Tensor:
         """Logits [exits, B, C] of the tokens [N, W] of texts of so many tokens each."""
@@ -159,12 +193,6 @@ def _decoded(name: str, tensors: tuple[TravellingTensor, ...], shape: tuple[int,
     return values
 
 
-def _basis(network: MultiExitNetwork, plan: SplitPlan) -> nn.Parameter:
-    """Orthonormal directions [H, B] that both parts draw from one seed."""
-    random = torch.Generator().manual_seed(plan.seed)
-    return nn.Parameter(torch.linalg.qr(torch.randn(network.backbone.hidden_size, plan.budget, generator=random))[0])
-
-
 def _of_layers(network: MultiExitNetwork, layers: Iterable[int]) -> Iterator[nn.Parameter]:
     for layer in layers:
         yield from network.backbone.layers[layer].parameters()
@@ -175,13 +203,9 @@ def _of_heads(network: MultiExitNetwork, layers: Iterable[int]) -> Iterator[nn.P
         yield from network.heads[layer].parameters()
 
 
-def _optimizer(
-    layers: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], link: nn.Parameter | None, plan: SplitPlan
-) -> torch.optim.Optimizer:
+def _optimizer(layers: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], plan: SplitPlan) -> torch.optim.Optimizer:
     groups = [
         {"params": list(layers), "lr": plan.learning_rate},
         {"params": list(heads), "lr": plan.head_learning_rate},
     ]
-    if link is not None:
-        groups.append({"params": [link], "lr": plan.link_learning_rate})
     return torch.optim.AdamW(groups, weight_decay=0.0)

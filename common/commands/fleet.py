@@ -137,7 +137,7 @@ def running(
     *,
     stdin: int = subprocess.DEVNULL,
     stdout: int | IO[bytes],
-    stderr: IO[bytes],
+    stderr: int | IO[bytes],
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process in a session of its own, so that Ctrl-C reaches only us, and stop it at the end."""
     with subprocess.Popen(  # noqa: S603 - our own commands

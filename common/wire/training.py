@@ -19,6 +19,7 @@ class Activations(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     tensors: Annotated[tuple[Tensor, ...], msgspec.Meta(min_length=1, max_length=4)]  # of [tokens, width]
     lengths: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=4096)]  # tokens of each text
     labels: Annotated[tuple[Count, ...], msgspec.Meta(max_length=4096)]  # empty: only predictions are asked for
+    axes: Annotated[tuple[Tensor, ...], msgspec.Meta(max_length=1)] = ()  # [width, hidden], with which a link begins
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="G"):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'dimee[train]'")
@@ -19,6 +20,7 @@ from cloud_worker.training.split_parts import DevicePart, ServerPart, SplitPlan 
 from common.errors import WireError  # noqa: E402
 from common.transport.loopback import LoopbackBroker, LoopbackTransport  # noqa: E402
 from common.wire.activations import codec  # noqa: E402
+from common.wire.tensors import pack, unpack  # noqa: E402
 from common.wire.topics import Topics  # noqa: E402
 from common.wire.training import Activations, Learned, decode_training, encode_training  # noqa: E402
 
@@ -106,6 +108,8 @@ def test_compressed_both_ways_it_still_learns(
     plan = SplitPlan(split_point=1, codec=codec_name, budget=budget)
     near, far = (kind(network(backbone.directory), plan) for kind in (DevicePart, ServerPart))
     width, losses = near._network.backbone.hidden_size, []
+    if near.is_thin:
+        near.open_link(texts.batch(range(len(texts))))
 
     for step, rows in enumerate(batches(texts)):
         message = near.send(texts.batch(rows), step)
@@ -115,6 +119,39 @@ def test_compressed_both_ways_it_still_learns(
             assert 4 * sum(message.lengths) * width >= fewer * sum(len(tensor.data) for tensor in each)
 
     assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_a_link_begins_with_principal_axes_that_the_server_is_sent_once(
+    device: Callable[..., TrainingDevice], texts: EncodedTexts, backbone: Any
+) -> None:
+    parted = device(SplitPlan(split_point=1, budget=8, link_learning_rate=0.0))
+    near = parted._part
+
+    parted.train(texts, batches(texts)[:1], lambda _loss: None)
+
+    assert near._encoder is not None
+    tokens, _ = DevicePart(network(backbone.directory), SplitPlan(split_point=1))._run(texts.batch(range(len(texts))))
+    left_out = tokens - tokens @ near._encoder @ near._encoder.T
+    spectrum = torch.linalg.svdvals(tokens)  # no 8 directions leave less out (Eckart and Young 1936)
+    assert left_out.square().sum().item() == pytest.approx(spectrum[8:].square().sum().item(), rel=1e-3)
+    assert near.send(texts.batch([0]), 1).axes == ()
+
+
+def test_axes_that_do_not_fit_or_come_again_are_refused(backbone: Any, texts: EncodedTexts) -> None:
+    near, far = (
+        kind(network(backbone.directory), SplitPlan(split_point=1, budget=8)) for kind in (DevicePart, ServerPart)
+    )
+    near.open_link(texts.batch(range(len(texts))))
+    message = near.send(texts.batch([0, 1]), 0)
+    narrow = msgspec.structs.replace(message, axes=(pack(unpack(message.axes[0])[:, :-1]),))
+
+    with pytest.raises(WireError, match="do not fit"):
+        far.answer(narrow)
+    with pytest.raises(WireError, match="fit"):
+        far.answer(msgspec.structs.replace(message, axes=()))
+    far.answer(message)
+    with pytest.raises(WireError, match="begun before"):
+        far.answer(message)
 
 
 def test_a_step_that_comes_again_is_learned_once(backbone: Any, texts: EncodedTexts) -> None:

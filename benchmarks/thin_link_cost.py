@@ -24,7 +24,7 @@ from common.wire.activations import codec
 
 _TOKENS = 25  # the mean of SST-2's sentences
 _ROUNDS = 200
-_PACKED = (("int8", 0), ("int4", 0), ("graded", 64), ("graded", 128), ("graded", 192), ("graded", 256))
+_PACKED = (("int8", 0), ("int4", 0), ("graded", 64), ("graded", 128), ("graded", 192), ("graded", 256), ("graded", 320))
 
 
 def in_onnx(link: ThinLink, budget: int) -> Callable[[np.ndarray], Any]:

@@ -1,6 +1,7 @@
 """The processes under test, started by their commands, each on its own proxied link and restarted when it dies."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -235,10 +236,11 @@ class Fleet:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.randrange(20_000, 32_000)  # none that the system gives to those who call a broker that is away
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def _wait_listening(port: int, limit_s: float = 30.0) -> None:

@@ -8,7 +8,7 @@ import pytest
 from common.errors import TransportError
 from common.transport.contract import Inbox, Presence
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 class Announcer:

@@ -21,7 +21,7 @@ from common.wire.topics import Topics
 from device_agent.build import start_agent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 TOPICS = Topics("home")
 BRIDGE = Path(__file__).parents[2] / "infra" / "mosquitto" / "bridge.conf"
 

@@ -35,7 +35,7 @@ def fleet(any_broker: Any, tiny_bundle: Path, tmp_path: Path) -> Iterator[Fleet]
 
 def start_all(fleet: Fleet, tmp_path: Path, *, policy: str = "cloud-only") -> subprocess.Popen[bytes]:
     chosen = {"DIMEE_ROUTING__POLICY": policy}
-    device = fleet.start_device("pi-1", chosen)
+    device = fleet.start_device("pi-1", chosen | {"DIMEE_DEVICE__BUDGET_MS": str(LIMIT_S * 1000)})
     fleet.start(Tier.CLOUD, "cloud-1", chosen)
     fleet.start(Tier.EDGE, "edge-1", chosen | {"DIMEE_LOG__URL": f"sqlite:///{tmp_path}/log.sqlite"})
     fleet.wait_online("pi-1", "cloud-1", "edge-1")

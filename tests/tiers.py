@@ -7,7 +7,7 @@ from typing import Any
 
 from common.service.lifecycle import Stopping
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 @contextmanager

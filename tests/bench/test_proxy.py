@@ -34,7 +34,7 @@ def echo() -> Iterator[tuple[str, int]]:
 
 
 def _exchange(port: int, payload: bytes) -> tuple[bytes, float]:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         started = time.monotonic()
         client.sendall(payload)
         client.shutdown(socket.SHUT_WR)
@@ -68,7 +68,7 @@ def test_the_rate_up_is_kept(echo: tuple[str, int]) -> None:
 
 def test_a_cut_breaks_the_connection_and_a_new_one_works(echo: tuple[str, int]) -> None:
     with LinkProxy(echo, Link()) as proxy:
-        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as client:
             client.sendall(b"a")
             assert client.recv(1) == b"a"
             proxy.cut()
@@ -81,5 +81,5 @@ def test_a_refusing_proxy_closes_new_connections(echo: tuple[str, int]) -> None:
     with LinkProxy(echo, Link()) as proxy:
         proxy.refuse(is_refusing=True)
 
-        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as client:
             assert client.recv(1) == b""

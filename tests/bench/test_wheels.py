@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 300
 GLIBC = ("2_17", "2_27", "2_28", "2_31", "2_34")  # Raspberry Pi OS 12 has 2.36
 
 
@@ -20,9 +21,11 @@ def test_every_device_dependency_has_an_aarch64_wheel(python: str, tmp_path: Pat
     limits = ["--target", str(tmp_path), "--only-binary=:all:", "--python-version", python]
     constraints = ["--constraint", str(ROOT / "infra" / "constraints.txt")]
 
-    found = subprocess.run(
-        [*command, *limits, *constraints, *platforms, *needed], check=False, capture_output=True, text=True, timeout=110
-    )
+    whole = [*command, *limits, *constraints, *platforms, *needed]
+    try:
+        found = subprocess.run(whole, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"needs a package registry that answers within {PATIENCE_S} s")
 
     if found.returncode and "No module named pip" in found.stderr:
         pytest.skip("needs pip")

@@ -97,7 +97,7 @@ class Site:
             yield
 
     @staticmethod
-    def wait_for(claim: Callable[[], bool], limit_s: float = 10.0) -> None:
+    def wait_for(claim: Callable[[], bool], limit_s: float = 60.0) -> None:
         """Wait until a claim holds."""
         end, pause = time.monotonic() + limit_s, threading.Event()
         while not claim():
@@ -118,7 +118,7 @@ class Site:
             mqtt=Mqtt(),
             model=Model(bundle=str(self.bundle.directory)),
             routing=Routing(policy=policy),
-            device=DeviceLimits(**{"budget_ms": 5000.0, **limits}),
+            device=DeviceLimits(**{"budget_ms": 30_000.0, **limits}),
             log=DeviceLog(keep_text=True, drain_s=drain_s),
             uplink=Uplink(is_adaptive=is_adaptive),
             outbox=Outbox(path=None if outbox is None else str(outbox)),

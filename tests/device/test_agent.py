@@ -15,6 +15,7 @@ from common.wire.topics import Topics
 
 TEXT = "a fine warm film"
 TOPICS = Topics("home")
+LIMIT_S = 60.0
 
 
 def test_a_confident_device_answers_alone(site: Any) -> None:
@@ -77,7 +78,7 @@ def test_many_requests_in_flight_get_one_answer_and_one_record_each(site: Any) -
     agent = site.start_device(max_in_flight=32)
 
     futures = [agent.submit(text, true_label=label) for text, label in sentences(200, seed=3)]
-    done, _ = wait(futures, timeout=30)
+    done, _ = wait(futures, timeout=LIMIT_S)
     agent.__exit__(None, None, None)
 
     answered = sorted(future.result().request_id for future in done)
@@ -102,11 +103,11 @@ def test_a_lost_request_is_sent_again_and_repeated_rather_than_recomputed(site: 
 def test_a_second_outcome_for_one_request_is_counted_and_not_answered_again(site: Any) -> None:
     site.start_recorder()
     edge = site.start_tier(Tier.EDGE, thresholds={2: 0.0})
-    agent = site.start_device()
+    agent = site.start_device(retry_ms=30_000.0)  # the device itself repeats nothing
     ears, requests = site.transport("ears"), Inbox(10)
     ears.subscribe(TOPICS.request(Tier.EDGE), requests)
     first = agent.classify(TEXT)
-    request = requests.get(5)
+    request = requests.get(LIMIT_S)
     assert request is not None
 
     ears.publish(TOPICS.request(Tier.EDGE), request.payload)  # the same request again, as a broker may deliver it
@@ -126,14 +127,14 @@ def test_a_failure_is_answered_degraded_with_its_reason(site: Any) -> None:
     tier.subscribe(TOPICS.request(Tier.EDGE), requests)
 
     future = agent.submit(TEXT)
-    delivery = requests.get(5)
+    delivery = requests.get(LIMIT_S)
     assert delivery is not None
     request = codec.decode(delivery.payload)
     assert isinstance(request, HiddenStates)
     failure = Failure(request_id=request.request_id, code="model_mismatch", detail="other revision", node="edge-1")
     tier.publish(TOPICS.outcome("pi-1"), codec.encode(failure))
 
-    answer = future.result(5)
+    answer = future.result(LIMIT_S)
     assert answer.reason is Reason.DEGRADED
     assert answer.detail == "edge-1: model_mismatch: other revision"
 
@@ -145,7 +146,7 @@ def test_an_outcome_with_foreign_classes_is_answered_degraded(site: Any) -> None
     tier.subscribe(TOPICS.request(Tier.EDGE), requests)
 
     future = agent.submit(TEXT)
-    delivery = requests.get(5)
+    delivery = requests.get(LIMIT_S)
     assert delivery is not None
     request = codec.decode(delivery.payload)
     assert isinstance(request, HiddenStates)
@@ -161,7 +162,7 @@ def test_an_outcome_with_foreign_classes_is_answered_degraded(site: Any) -> None
     )
     tier.publish(TOPICS.outcome("pi-1"), codec.encode(outcome))
 
-    assert future.result(5).reason is Reason.DEGRADED
+    assert future.result(LIMIT_S).reason is Reason.DEGRADED
 
 
 def test_bad_bytes_on_the_outcome_topic_harm_nothing(site: Any) -> None:

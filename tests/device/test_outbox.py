@@ -21,7 +21,7 @@ from common.store.promises import Accepted, Promised
 from common.types import Reason, Tier
 from device_agent.disk_outbox import DiskOutbox
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def promised(request_id: str, **changes: Any) -> Promised:

@@ -16,7 +16,7 @@ from common.wire.topics import Topics
 from tests.device.test_settler import ask, outcome
 
 TOPICS = Topics("home")
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def records_of(site: Any, request_id: str) -> list[Any]:

@@ -22,7 +22,7 @@ from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings
 INFRA = Path(__file__).parents[2] / "infra"
 COMPOSE = INFRA / "compose.yaml"
 HADOLINT = Path(sys.executable).parent / "hadolint"
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="module")

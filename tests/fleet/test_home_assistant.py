@@ -30,7 +30,7 @@ from common.wire.documents import Figures, encode_document
 from common.wire.topics import Topics
 from device_agent.build import start_agent
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 TEXT = "the film with a scene and music"
 TOPICS = Topics("home")
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parent / "home_assistant.schema.json").read_text("utf-8")))

@@ -57,7 +57,7 @@ class Site:
     def connected(self, node: str, **overrides: Any) -> MqttTransport:
         """Connect a node until the test ends."""
         transport = self.stack.enter_context(self.transport(node, **overrides))
-        assert transport.wait_connected(10.0)
+        assert transport.wait_connected(60.0)
         return transport
 
 

@@ -132,7 +132,7 @@ class SealedSite:
             mqtt=Mqtt(),
             model=Model(bundle=str(self.bundle.directory)),
             routing=Routing(policy="unsure"),
-            device=DeviceLimits(**{"budget_ms": 5000.0, "retry_ms": 200.0, **limits}),
+            device=DeviceLimits(**{"budget_ms": 30_000.0, "retry_ms": 200.0, **limits}),
             log=DeviceLog(keep_text=True, drain_s=5.0),
             channel=self.channel(node, Tier.DEVICE),
         )
@@ -281,7 +281,7 @@ def test_a_sealed_tier_takes_nothing_plain(sealed_site: SealedSite) -> None:
     answer = agent.classify(TEXTS[0])
 
     assert answer.reason is Reason.DEGRADED
-    assert sealed_site.counters["edge-1"]()["refused_plain"] >= 1
+    wait_until(lambda: sealed_site.counters["edge-1"]()["refused_plain"] >= 1)
 
 
 def test_a_sealed_device_takes_nothing_plain_and_degrades_without_a_sealed_tier(sealed_site: SealedSite) -> None:
@@ -339,7 +339,7 @@ def test_an_application_is_no_device(sealed_site: SealedSite) -> None:
     agent = sealed_site.start_device("pi-9", budget_ms=700.0)
 
     assert agent.classify(TEXTS[0]).reason is Reason.DEGRADED
-    assert sealed_site.counters["edge-1"]()["refused_substituted"] >= 1
+    wait_until(lambda: sealed_site.counters["edge-1"]()["refused_substituted"] >= 1)
 
 
 def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site: SealedSite) -> None:
@@ -370,7 +370,7 @@ def test_inputs_and_answers_in_plain_are_possible_for_who_asks(sealed_site: Seal
         app.publish(TOPICS.input("pi-1"), b"a text")
         device.publish(TOPICS.answer("pi-1"), b"{}")
 
-        assert (heard.get(5.0), answered.get(5.0)) != (None, None)
+        assert (heard.get(60.0), answered.get(60.0)) != (None, None)
         with pytest.raises(TransportError, match="would be plain"):
             device.publish(TOPICS.answer("pi-2"), b"{}")
 
@@ -381,7 +381,7 @@ def test_statuses_are_heard_in_plain(sealed_site: SealedSite) -> None:
 
     agent.transport.subscribe(TOPICS.status("+", "+"), inbox)
 
-    assert inbox.get(5.0) is not None
+    assert inbox.get(60.0) is not None
 
 
 def test_a_sealed_node_must_be_its_certificates_name(sealed_site: SealedSite) -> None:
@@ -399,7 +399,7 @@ def test_a_missing_setting_is_named(tier: Tier, key: str) -> None:
         open_channel(kind(node=Node(id="n"), channel=Channel(name="sealed")), tier)
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     """Look until a condition holds."""
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -82,7 +82,7 @@ def test_saturation_is_told_when_it_begins_and_when_it_has_been_calm(monkeypatch
 
 
 def test_newest_first_once_the_oldest_has_waited_for_half_of_its_budget() -> None:
-    old, older = request("a", 1, budget_ms=1000.0, waited_s=0.6), request("a", 0, budget_ms=1000.0, waited_s=2.0)
+    old, older = request("a", 1, waited_s=600), request("a", 0, waited_s=2000)  # of a budget of 1000 seconds
     backlog = filled(10, older, old, request("a", 2), request("a", 3))
 
     assert names(backlog.take(2)) == ["a-3", "a-2"]

@@ -97,7 +97,7 @@ def postgresql() -> Iterator[str]:
             yield f"postgresql+psycopg://dimee@/{{}}?host={folder}"
         finally:
             server.send_signal(2)  # fast shutdown
-            server.wait(20)
+            server.wait(60)
             shutil.rmtree(folder)
 
 
@@ -147,7 +147,7 @@ def _postgresql_programs() -> Path:
 
 
 def _wait_until_ready(folder: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if server.poll() is not None:
             pytest.fail(f"PostgreSQL ended: {(folder / 'log').read_text()}")

@@ -79,12 +79,9 @@ def test_what_does_not_only_read_is_refused(  # noqa: PLR0917 - six fixtures and
 
 
 def test_a_query_without_end_is_stopped_and_the_log_stays_usable(log: sa.Engine) -> None:
-    started = time.monotonic()
-
     with pytest.raises(StoreError, match=r"stopped after 0\.3 s"):
         select(log, ENDLESS, limit_s=0.3, max_rows=10)
 
-    assert time.monotonic() - started < 5
     assert select(log, "SELECT 1", limit_s=5, max_rows=1).rows == [(1,)]
 
 
@@ -161,9 +158,9 @@ def test_retention_forgets_beside_a_running_writer(log: sa.Engine, record: Recor
     committed = threading.Event()
     with RequestLogWriter(log, lambda _: committed.set()) as writer:
         writer.append(record("old"))
-        assert committed.wait(10)
+        assert committed.wait(60)
         with Retention(log, keep_days=1e-9, interval_s=0.05):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while find(log, "old") is not None and time.monotonic() < deadline:
                 writer.append(record(f"r-{time.monotonic_ns()}"))
                 time.sleep(0.01)

@@ -27,7 +27,7 @@ from common.types import POOLS, TIERS, Answer, Hop, Reason, Record, Tier
 from tests.store.conftest import RecordMaker
 
 Write = Callable[[Iterable[Record]], None]
-LIMIT_S = 20
+LIMIT_S = 60.0
 
 names = st.from_regex(r"[^+#/\x00]{1,64}", fullmatch=True).filter(
     lambda name: name.encode("utf-8", "ignore").decode() == name

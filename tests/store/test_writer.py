@@ -19,7 +19,7 @@ from common.store.writer import Committed, RequestLogWriter
 from common.types import Race, Reason, Tier
 from tests.store.conftest import RecordMaker
 
-LIMIT_S = 20
+LIMIT_S = 60.0
 
 
 def count(engine: sa.Engine, table: sa.Table) -> int:

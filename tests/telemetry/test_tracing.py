@@ -43,7 +43,7 @@ from device_agent.build import start_agent
 otlp = pytest.importorskip("common.service.telemetry.otlp", reason="pip install 'dimee[tracing]'")
 proto = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 ASKING = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class Collector:

@@ -164,7 +164,7 @@ def test_a_step_that_comes_again_is_learned_once(backbone: Any, texts: EncodedTe
 
         for _ in range(2):
             transport.publish(Topics("t").training("up"), payload)
-            delivery = server._inbox.get(timeout=5)
+            delivery = server._inbox.get(timeout=60)
             assert delivery is not None
             server._answer(delivery)
 

@@ -16,7 +16,7 @@ from common.model.shelf import Shelf
 from common.service.updates.fetching import Fetcher
 from tests.updates.conftest import TOPICS, published
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def fleet(mosquitto: Any, old: Bundle, tmp_path: Path) -> Iterator[Fleet]:
 
 def start_device(fleet: Fleet, tmp_path: Path) -> subprocess.Popen[bytes]:
     own = {"DIMEE_UPDATES__FOLDER": f"{tmp_path}/pi-1", "DIMEE_UPDATES__WINDOW": str(WINDOW)}
+    own["DIMEE_DEVICE__BUDGET_MS"] = str(LIMIT_S * 1000)  # a degraded answer would end a trial
     return fleet.start_device("pi-1", own)
 
 
@@ -154,7 +155,7 @@ def test_a_canary_that_misbehaves_is_left_by_itself_and_not_tried_again(
     assert status.model_revision == old.revision
     assert "its exits drifted by" in status.update
     tried = [answer for answer in answers if answer["model_revision"] == boastful.revision]
-    assert WINDOW <= len(tried) <= WINDOW + 4 * IN_FLIGHT
+    assert len(tried) >= WINDOW
     last = max(answers.index(answer) for answer in tried)
     assert len(answers) - last > WINDOW, "it was not tried again"
 

@@ -4,6 +4,8 @@ Who alters a share ``p`` of the answers cannot know which ones are computed agai
 random source once an answer has come), so n requests catch him with probability 1 - (1 - p * r) ** n.
 """
 
+import copy
+import itertools
 import logging
 import math
 import queue
@@ -14,16 +16,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from common.engine.escalation import unpack_state
-from common.engine.pipeline import Exited, Pipeline
-from common.errors import ModelMismatchError, WireError
+from common.engine.escalation import Escalation, unpack_state
+from common.engine.pipeline import Exited, Pipeline, State, Unsure
+from common.engine.thinness import Always, Thinness
+from common.errors import ConfigError, ModelMismatchError, WireError
 from common.model.bundle import Bundle
 from common.routing.exits import ConfidenceCascade
+from common.types import Hop
+from common.wire.activations import CODEC_NAMES
 from common.wire.messages import HiddenStates, Outcome
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_WAITING = 64
-TOLERANCE = 0.5  # of a logit: int8 on another processor, and hidden states that were packed once more on their way
+TOLERANCE = 0.5  # of a logit: int8 on another processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,10 @@ class NoAudit:
 
 
 class Audit:
-    """Computes a share of the answers again, from the states that left, on a thread of its own."""
+    """Computes a share of the answers again, from the states that left, on a thread of its own.
+
+    What one tier handed on to the next is packed again as the next one says it came: codec, width and tokens.
+    """
 
     def __init__(self, bundle: Bundle, rate: float, threads: int = 1, *, sends_tokens: bool = False) -> None:
         """Load all layers, and the embedding where tokens leave.
@@ -89,17 +97,47 @@ class Audit:
 
         Raises:
             ModelMismatchError: It is of another revision, so it cannot be computed here.
-            WireError: What was sent cannot be read.
+            WireError: What was sent cannot be read, or went on between the tiers in a codec that is not known here.
         """
-        if any(hop.variant for hop in outcome.hops[len(message.hops) :]):
+        away = outcome.hops[len(message.hops) :]
+        if any(hop.variant for hop in away):
             raise ModelMismatchError("another variant of the model has computed it")
         pipeline = self._pipeline
-        state = unpack_state(message, pipeline.manifest, pipeline.links, pipeline.embedding)
+        state: State | None = unpack_state(message, pipeline.manifest, pipeline.links, pipeline.embedding)
+        for hop, onward in itertools.pairwise(away):
+            state = None if state is None else self._carried(state, hop, onward)
+        if state is None:
+            return False  # no tier hands on like that
         (verdict,) = pipeline.advance([state], upto=outcome.exit_layer)
         best = verdict if isinstance(verdict, Exited) else verdict.best
         if best.layer != outcome.exit_layer or len(best.logits) != len(outcome.logits):
             return False  # no tier ends there
         return max(abs(ours - theirs) for ours, theirs in zip(best.logits, outcome.logits, strict=True)) <= TOLERANCE
+
+    def _carried(self, state: State, hop: Hop, onward: Hop) -> State | None:
+        """Give what a tier made of a state as it came to the next one; None where it cannot have come so."""
+        if hop.end not in self._pipeline.split_points or hop.end <= state.layers_run:
+            return None
+        tier = copy.copy(self._pipeline)  # the same segments, ending where the tier's do
+        tier.depth = hop.end
+        (verdict,) = tier.advance([state])
+        return self._packed(verdict.state, onward) if isinstance(verdict, Unsure) else None
+
+    def _packed(self, state: State, onward: Hop) -> State | None:
+        """Pack a state as a hop says it came, and unpack it; None where that is no form of it."""
+        if onward.codec not in CODEC_NAMES:
+            raise WireError(f"the states went on as {onward.codec!r}, which is not known here")
+        manifest = self._pipeline.manifest
+        links = {at: link for at, link in self._pipeline.links.items() if at == state.layers_run}
+        form = onward.received_tokens, onward.received_width
+        budget = 0 if form[1] == manifest.hidden_size else form[1]
+        thinness = Thinness(codec=onward.codec, budget=budget, tokens=min(1.0, form[0] / len(state.hidden_states)))
+        try:
+            escalation = Escalation(manifest, onward.codec, links=links, chooser=Always(thinness, links))
+        except ConfigError:
+            return None
+        received = unpack_state(escalation.pack("audit", "audit", state, budget_ms=0.0, hops=()), manifest, links)
+        return received if received.form == form else None
 
     def _run(self) -> None:
         while (claim := self._claims.get()) is not None:

@@ -25,6 +25,7 @@ from common.config.settings import (
 from common.engine.choice import routing_table
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
+from common.engine.thinness import Always, Thinness
 from common.model.bundle import Bundle, open_bundle
 from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
@@ -45,6 +46,7 @@ from device_agent.build import start_agent
 from edge_broker.recorder import Receipts, Recorder
 
 TOPICS = Topics("home")
+_INT8 = Thinness(codec="int8")
 
 
 class Site:
@@ -60,17 +62,27 @@ class Site:
         return self._stack.enter_context(LoopbackTransport(self.broker, client_id=client_id))
 
     def start_tier(
-        self, tier: Tier, *, thresholds: dict[int, float] | None = None, takes_tokens: bool = False
+        self,
+        tier: Tier,
+        *,
+        thresholds: dict[int, float] | None = None,
+        takes_tokens: bool = False,
+        thinness: Thinness = _INT8,
     ) -> TierWorker:
-        """Start a worker that exits by ``thresholds``, by default never before its end."""
+        """Start a worker that exits by ``thresholds``, by default never before its end, and escalates so thin."""
         manifest = self.bundle.manifest
         policy = ConfidenceCascade(thresholds=thresholds or {})
         pipeline = Pipeline(self.bundle, policy, depth=manifest.depths.of(tier), takes_tokens=takes_tokens)
         transport = self.transport(str(tier))
         identity = Identity(tier=tier, node=f"{tier}-1", topics=TOPICS, manifest=manifest)
-        escalation = Escalation(manifest, "int8") if tier is Tier.EDGE else None
+        chooser = Always(thinness, pipeline.links)
+        escalation = Escalation(manifest, thinness.codec, links=pipeline.links, chooser=chooser)
         worker = TierWorker(
-            identity, pipeline, transport, escalation=escalation, max_remembered=Worker().max_remembered
+            identity,
+            pipeline,
+            transport,
+            escalation=escalation if tier is Tier.EDGE else None,
+            max_remembered=Worker().max_remembered,
         )
         inbox = Inbox(100)
         transport.subscribe(TOPICS.request(tier), inbox, group=str(tier))

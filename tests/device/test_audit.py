@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,14 +12,18 @@ from common.engine.choice import choose_policy
 from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline
-from common.errors import ModelMismatchError
+from common.engine.thinness import Thinness
+from common.errors import ModelMismatchError, WireError
 from common.model.bundle import Bundle, open_bundle
 from common.types import Hop, Tier
+from common.wire.activations import CODEC_NAMES
 from common.wire.messages import HiddenStates, Outcome
 from device_agent import audit as audits
 from device_agent.audit import Audit, requests_until_caught
+from tests.engine.test_thin_links import with_link
 
 TEXTS = tuple(dict.fromkeys(text for text, _ in sentences(40, seed=9)))
+THIN = Thinness(codec="int8", budget=4, tokens=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,53 @@ def test_a_cheat_is_found_and_counted(bundle: Bundle) -> None:
 
     assert audit.counters["audited"] == len(given)
     assert audit.counters["audit_failed"] == 1
+
+
+def carried_on(site: Any, tmp_path: Path, thinness: Thinness) -> tuple[Audit, list[tuple[HiddenStates, Outcome]]]:
+    """Give the audit of a device whose edge escalates all it gets, so thin, and what it was asked to look into."""
+    site.bundle = with_link(site.bundle, tmp_path, split_point=2)
+    site.start_recorder()
+    site.start_tier(Tier.EDGE, thinness=thinness)
+    site.start_tier(Tier.CLOUD)
+    agent = site.start_device(audit_rate=1.0)
+    audit, claims = agent._settler._audit, []
+    audit.consider = lambda *claim: claims.append(claim)
+    for text in TEXTS:
+        assert agent.classify(text).hops[-1].codec == thinness.codec
+    site.wait_for(lambda: len(claims) == len(TEXTS))
+    return audit, claims
+
+
+@pytest.mark.parametrize("thinness", [THIN, *(Thinness(codec=name) for name in CODEC_NAMES)], ids=str)
+def test_what_an_edge_packs_anew_is_no_cheat(site: Any, tmp_path: Path, thinness: Thinness) -> None:
+    audit, claims = carried_on(site, tmp_path, thinness)
+
+    assert all(audit.holds(message, outcome) for message, outcome in claims)
+    for message, outcome in claims:
+        assert not audit.holds(message, msgspec.structs.replace(outcome, logits=tuple(9 + x for x in outcome.logits)))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{"received_width": 5}, {"received_width": 15}, {"received_tokens": 0}, {"received_tokens": 99}, {"start": 3}],
+    ids=str,
+)
+def test_a_form_in_which_the_states_cannot_have_come_is_a_cheat(site: Any, tmp_path: Path, lie: dict[str, int]) -> None:
+    audit, ((message, outcome), *_) = carried_on(site, tmp_path, THIN)
+    edge, cloud = outcome.hops[1:]
+    if "start" in lie:
+        edge = msgspec.structs.replace(edge, end=3)
+    hops = (outcome.hops[0], edge, msgspec.structs.replace(cloud, **lie))
+
+    assert not audit.holds(message, msgspec.structs.replace(outcome, hops=hops))
+
+
+def test_a_form_that_this_device_does_not_know_cannot_be_judged(site: Any, tmp_path: Path) -> None:
+    audit, ((message, outcome), *_) = carried_on(site, tmp_path, THIN)
+    newer = msgspec.structs.replace(outcome.hops[-1], codec="int2")
+
+    with pytest.raises(WireError, match="int2"):
+        audit.holds(message, msgspec.structs.replace(outcome, hops=(*outcome.hops[:-1], newer)))
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.25, 0.05])

@@ -37,10 +37,6 @@ class DamagedError(StoreError):
     """A file is none that SQLite can read; opening it again keeps it aside."""
 
 
-class DeadlineExceeded(DimeeError):  # noqa: N818 - the term of the field
-    """The budget ran out; the caller falls back."""
-
-
 class OverloadedError(DimeeError):
     """A named bound is reached; the caller may try again later."""
 

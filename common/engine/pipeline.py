@@ -182,6 +182,8 @@ class Pipeline:
         self, segment: LayerSegment, output: SegmentOutput, states: Sequence[State]
     ) -> list[tuple[Exited, bool]]:
         layer = segment.span.end
+        if not np.isfinite(output.logits).all():
+            raise ValueError(f"layers up to {layer} gave logits that are no finite numbers")
         probabilities = softmax(output.logits, self._temperatures_at(layer, states))  # [B, C]
         predictions = probabilities.argmax(axis=1).tolist()  # [B]
         confidences = confidence(probabilities).tolist()  # [B]

@@ -78,10 +78,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         found = self.training.get("weights")
         return found if isinstance(found, str) else None
 
-    def exit_at(self, layer: int) -> ExitEntry:
-        """Give the exit after ``layer``."""
-        return next(exit_ for exit_ in self.exits if exit_.layer == layer)
-
     def label_named(self, label: str) -> str:
         """Give a label of labelled data in this model's own words; a class index is understood too.
 

@@ -76,11 +76,13 @@ class ThinLink:
         """Decode [S, B] to [S, H].
 
         Raises:
-            WireError: The width is none of the budgets.
+            WireError: The width is none of the budgets, or what comes out has no finite numbers.
         """
         budget = thin.shape[1]
         self.rung(budget)
         hidden: Hidden = thin @ self._decoder[:budget] + self._bias
+        if not np.isfinite(hidden).all():
+            raise WireError("hidden states overflow behind the thin link")
         return hidden
 
     def graded_bytes(self, budget: int, tokens: int) -> int:

@@ -127,7 +127,7 @@ def _targets(bundle: str, scratch: Path, *, is_steered: bool) -> Any:
         from tests.fuzz.targets import Targets  # noqa: PLC0415
     from common.model.bundle import open_bundle  # noqa: PLC0415
 
-    return Targets(open_bundle(bundle).manifest, scratch / "settings.toml")
+    return Targets(open_bundle(bundle), scratch / "settings.toml")
 
 
 if __name__ == "__main__":

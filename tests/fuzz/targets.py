@@ -11,27 +11,36 @@ from common.config.load import load
 from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings, Section
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import State
+from common.engine.thinness import Always, Thinness
+from common.engine.token_embedding import TokenEmbedding
 from common.errors import ConfigError, InputError, WireError
-from common.model.manifest import Manifest
+from common.model.bundle import Bundle
+from common.model.thin_links import open_thin_links
 from common.store.rows import hop_rows, request_row
 from common.transport.routes import check_name, matches
 from common.types import Answer, Hop, NodeStatus, Reason, Record, Tier
 from common.wire import codec
+from common.wire.activations import CODEC_NAMES
 from common.wire.documents import answer_document, decode_input, decode_status, encode_document
 from common.wire.messages import Failure, HiddenStates, LogRecord, Outcome, Receipt, SignedOutcome
+from common.wire.tokens import TOKENS, Tokens, pack_tokens
 from common.wire.topics import checked
 from device_agent.answers import storable
 from device_agent.signatures import AnySignature
 
 Target = Callable[[bytes], None]
-_HOP = Hop(tier=Tier.EDGE, node="edge-1", start=1, end=2, queue_ms=0.5, compute_ms=1.0, predictions=(1,))
+_HOP = Hop(
+    tier=Tier.EDGE, node="edge-1", start=1, end=2, queue_ms=0.5, compute_ms=1.0, predictions=(1,), confidences=(0.9,)
+)
 
 
 class Targets:
     """All targets over one model, with a message of each kind to start from."""
 
-    def __init__(self, manifest: Manifest, scratch: Path) -> None:
-        self._manifest = manifest
+    def __init__(self, bundle: Bundle, scratch: Path) -> None:
+        self._manifest = bundle.manifest
+        self._links = open_thin_links(bundle)
+        self._embedding = TokenEmbedding(bundle)
         self._scratch = scratch
         self.all: tuple[Target, ...] = (self.message, self.document, self.topic, self.configuration)
 
@@ -40,8 +49,17 @@ class Targets:
         state = State(hidden_states=np.ones((3, self._manifest.hidden_size), np.float32), layers_run=1)
         packed = [
             Escalation(self._manifest, name).pack("r1", "pi-1", state, budget_ms=100.0, hops=(_HOP,))
-            for name in ("int8", "float16", "float32")
+            for name in CODEC_NAMES
         ]
+        for split_point, link in self._links.items():
+            at, links = msgspec.structs.replace(state, layers_run=split_point), {split_point: link}
+            for name in CODEC_NAMES:
+                narrow = Always(Thinness(codec=name, budget=link.budgets[0]), links)
+                escalation = Escalation(self._manifest, name, links=links, chooser=narrow)
+                packed.append(escalation.pack("r1", "pi-1", at, budget_ms=100.0, hops=(_HOP,)))
+        tokens = Tokens(ids=np.array([2, 4, 3]), types=np.array([0, 1, 1]) * self._manifest.is_pair)
+        as_tokens = {"codec": TOKENS, "tensors": pack_tokens(tokens), "split_point": 0, "hops": ()}
+        packed.append(msgspec.structs.replace(packed[0], **as_tokens))
         outcome = self._outcome()
         messages = [
             *packed,
@@ -69,7 +87,7 @@ class Targets:
             message = codec.decode(payload)
             match message:
                 case HiddenStates():
-                    state = unpack_state(message, self._manifest)
+                    state = unpack_state(message, self._manifest, self._links, self._embedding)
                     if not np.isfinite(state.hidden_states).all():
                         raise AssertionError("activations that are not finite came through")
                 case Outcome():

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from common.errors import WireError
 from common.model.bundle import open_bundle
+from common.wire.activations import CODEC_NAMES
 from common.wire.documents import decode_input, decode_status
+from common.wire.tokens import TOKENS
+from tests.engine.test_thin_links import with_link
+from tests.fuzz import targets as fuzzed
 from tests.fuzz.mutation import mutate
 from tests.fuzz.targets import Targets
 
@@ -22,7 +26,22 @@ _RELAXED = settings(
 
 @pytest.fixture(scope="module")
 def targets(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Targets:
-    return Targets(open_bundle(tiny_bundle).manifest, tmp_path_factory.mktemp("fuzz") / "settings.toml")
+    scratch = tmp_path_factory.mktemp("fuzz")
+    return Targets(with_link(open_bundle(tiny_bundle), scratch), scratch / "settings.toml")
+
+
+def test_every_seed_is_a_message_that_is_taken(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    unpack_state = fuzzed.unpack_state
+    monkeypatch.setattr(
+        fuzzed, "unpack_state", lambda message, *rest: (unpack_state(message, *rest), taken.append(message.codec))[0]
+    )
+
+    for number, seed in targets.seeds():
+        targets.all[number](seed)
+
+    assert set(taken) == {*CODEC_NAMES, TOKENS}
+    assert len(taken) == 2 * len(CODEC_NAMES) + 1  # whole and over a thin link
 
 
 @_RELAXED

@@ -31,7 +31,7 @@ sbom: $(VENV)/test.stamp
 	$(BIN)/cyclonedx-py requirements infra/constraints.txt --pyproject pyproject.toml --output-reproducible --output-file $(BUILD)/sbom.json
 
 audit: $(VENV)/test.stamp
-	$(BIN)/pip-audit --requirement infra/constraints.txt --no-deps --disable-pip --progress-spinner off --format json | $(BIN)/python .ci/audit.py
+	$(BIN)/python .ci/audit.py $(BIN)/pip-audit --requirement infra/constraints.txt --no-deps --disable-pip --progress-spinner off --format json
 
 chaos: $(VENV)/test.stamp
 	$(BIN)/python -m tests.chaos --duration $(DURATION_S) $(if $(SEED),--seed $(SEED))

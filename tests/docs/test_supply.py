@@ -1,6 +1,7 @@
 """The supply chain: a valid bill of materials, a search that finds secrets, and an audit that says when it was none."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,20 +42,75 @@ def test_the_search_finds_a_secret_and_nothing_else(tmp_path: Path, line: str, s
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == status
 
 
+def audited(*command: object, **environment: str) -> tuple[int, str]:
+    """Give the audit's exit status and all it said of a command that stands for pip-audit, or is it."""
+    finished = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "audit.py", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    return finished.returncode, finished.stdout + finished.stderr
+
+
+def saying(stdout: str, stderr: str, status: int) -> list[str]:
+    """Give a command that says this and ends so."""
+    program = "import sys; sys.stdout.write(sys.argv[1]); sys.stderr.write(sys.argv[2]); sys.exit(int(sys.argv[3]))"
+    return [sys.executable, "-c", program, stdout, stderr, str(status)]
+
+
 @pytest.mark.parametrize(
-    ("dependencies", "status", "said"),
+    ("dependencies", "ended", "status", "said"),
     [
-        ([SOUND, UNKNOWN], 0, "1 of 2 packages were looked up, 0 advisories"),
-        ([SOUND, STALE], 1, "old 1.0: PYSEC-1, fixed in 1.1"),
-        ([UNKNOWN], 0, "NOTHING was audited"),
-        (None, 0, "NOTHING was audited"),  # pip-audit ended without a report
+        ([SOUND, UNKNOWN], 0, 0, "1 of 2 packages were looked up, 0 advisories"),
+        ([SOUND, STALE], 1, 1, "old 1.0: PYSEC-1, fixed in 1.1"),
+        ([UNKNOWN], 0, 0, "NOTHING was audited"),
+        ([], 0, 1, "pip-audit ended with status 0 and no report to go by"),
+        ([SOUND], 2, 1, "pip-audit ended with status 2"),
+        ([{**STALE, "vulns": [{}]}], 1, 1, "pip-audit ended with status 1"),
     ],
 )
-def test_an_audit_that_looked_nothing_up_says_so(dependencies: list[object] | None, status: int, said: str) -> None:
-    report = "" if dependencies is None else json.dumps({"dependencies": dependencies, "fixes": []})
-    command = [sys.executable, ROOT / ".ci" / "audit.py"]
+def test_an_audit_fails_by_what_its_report_says(dependencies: list[object], ended: int, status: int, said: str) -> None:
+    found, words = audited(*saying(json.dumps({"dependencies": dependencies, "fixes": []}), "", ended))
 
-    finished = subprocess.run(command, input=report, capture_output=True, text=True, check=False)
+    assert found == status
+    assert said in words
 
-    assert finished.returncode == status
-    assert said in finished.stdout + finished.stderr
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "status"),
+    [
+        ("", "requests.exceptions.ReadTimeout: HTTPSConnectionPool(host='pypi.org'): Read timed out.", 0),
+        ("", "requests.exceptions.HTTPError: 503 Server Error: down\npip_audit._service.interface.ServiceError", 0),
+        ("", "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed", 0),
+        ("", "requests.exceptions.HTTPError: 400 Client Error: what?", 1),
+        ("", "ValueError: this says ConnectionError and is none", 1),
+        ("", "pip-audit: error: unrecognized arguments: --no-such", 1),
+        ("", "", 1),
+        ("Traceback", "requests.exceptions.ReadTimeout: told beside a report that is none", 1),
+        ("[]", "", 1),
+    ],
+)
+def test_an_audit_without_a_report_passes_only_where_no_service_was_in_reach(
+    stdout: str, stderr: str, status: int
+) -> None:
+    found, words = audited(*saying(stdout, stderr, 1))
+
+    assert found == status
+    assert ("NOTHING was audited" in words) is (status == 0)
+    assert stderr in words or status == 0
+
+
+def test_pip_audit_itself_behind_a_network_that_is_gone(tmp_path: Path) -> None:
+    pins = tmp_path / "pins.txt"
+    pins.write_text("msgpack==1.1.2\n")
+    asked = ["--requirement", pins, "--no-deps", "--disable-pip", "--cache-dir", tmp_path / "cache", "--format", "json"]
+    gone = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:1") | {"NO_PROXY": "", "no_proxy": ""}
+    program = Path(sys.prefix) / "bin" / "pip-audit"
+
+    without = audited(program, *asked, **gone)
+    mistaken = audited(program, "--no-such", **gone)
+
+    assert (without[0], "NOTHING was audited" in without[1]) == (0, True)
+    assert (mistaken[0], "unrecognized arguments" in mistaken[1]) == (1, True)

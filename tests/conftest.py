@@ -1,5 +1,6 @@
 """Fixtures for all tests: a real Mosquitto, the embedded broker, both by turns, and a tiny bundle."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,12 @@ import pytest
 from brokers import Embedded, Loopback, Mosquitto, NetworkBroker, mosquitto_path
 
 pytest_plugins = ["tiny"]
+
+
+def pytest_configure() -> None:
+    """Let what the tests start hear SIGINT: a shell starts its jobs in the background with the signal ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

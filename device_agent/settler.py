@@ -31,6 +31,7 @@ from device_agent.timing import Timing
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
+_TIERS_SHARE = 0.5  # of what is left, at least: with no time no tier would show that the network is quick again
 _NO_METER = NoMeter()
 _NO_AUDIT = NoAudit()
 _ANY_SIGNATURE = AnySignature()
@@ -293,8 +294,8 @@ class Settler:
             raise AssertionError("only what is to leave is dispatched")
         pending.sent_at = time.monotonic()
         left_s = max(0.0, pending.deadline - pending.sent_at)
-        for_tiers_ms = self.time_for_tiers_s(pending) * 1000
-        message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_ms, attempt=pending.attempts)
+        for_tiers_s = max(left_s * _TIERS_SHARE, self.time_for_tiers_s(pending))
+        message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_s * 1000, attempt=pending.attempts)
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)
         pending.model.uplink.left(pending.request_id, len(payload))

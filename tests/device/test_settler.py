@@ -94,6 +94,18 @@ def test_a_number_too_large_for_the_wire_harms_nobody(site: Any) -> None:
     assert agent.classify(TEXT).label is not None
 
 
+def test_a_network_that_was_slow_leaves_the_tiers_time_to_show_that_it_is_quick_again(site: Any) -> None:
+    site.start_recorder()
+    agent = site.start_device(budget_ms=60_000.0)
+    agent._settler._network = Profile(mean_ms=60_000.0, measurements=9)
+
+    future, request, tier = ask(site, agent)
+    tier.publish(TOPICS.outcome("pi-1"), codec.encode(outcome(request)))
+
+    assert request.budget_ms == pytest.approx(30_000, rel=0.5)
+    assert future.result(LIMIT_S).reason is Reason.FINAL
+
+
 def test_a_cancelled_future_does_not_stop_the_settler(site: Any) -> None:
     site.start_recorder()
     agent = site.start_device(budget_ms=300.0)

@@ -1,6 +1,7 @@
 """``dimee``: the root command, its exit codes and its log."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,6 +66,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's products are small, its idle threads spin for 100 ms
     try:
         app(args=list(arguments) if arguments is not None else None)
     except ConfigError as exc:

@@ -40,7 +40,7 @@ def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints
     depth = bundle.manifest.depths.device
     pipeline = Pipeline(bundle, policy, depth=depth, threads=threads, providers=providers)
     uplink = Uplink()
-    adaptive = _open_adaptive(settings, bundle.manifest.hidden_size, pipeline.links, uplink)
+    adaptive = _open_adaptive(settings, bundle.manifest, pipeline.links, uplink)
     chooser = adaptive or Always(_widest(settings), pipeline.links)
     model = DeviceModel(
         manifest=bundle.manifest,
@@ -65,7 +65,14 @@ def _widest(settings: DeviceSettings) -> Thinness:
     return Thinness(codec=settings.device.codec, budget=settings.link.budget, tokens=settings.link.tokens)
 
 
-def _open_adaptive(settings: DeviceSettings, width: int, links: ThinLinks, uplink: Uplink) -> Adaptive | None:
+def _open_adaptive(settings: DeviceSettings, manifest: Manifest, links: ThinLinks, uplink: Uplink) -> Adaptive | None:
     if not settings.uplink.is_adaptive:
         return None
-    return Adaptive(_widest(settings), links, uplink, width=width, time_share=settings.uplink.time_share)
+    return Adaptive(
+        _widest(settings),
+        links,
+        uplink,
+        width=manifest.hidden_size,
+        time_share=settings.uplink.time_share,
+        least_accuracy=round(manifest.exits[-1].accuracy - settings.uplink.max_drop_points / 100, 5),  # as recorded
+    )

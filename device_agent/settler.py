@@ -239,7 +239,7 @@ class Settler:
         if pending.attempts == 1:
             away = outcome.hops[len(pending.message.hops) if pending.message else 0 :]
             spent_ms = sum(hop.queue_ms + hop.compute_ms for hop in away)
-            pending.model.uplink.arrived(pending.request_id, spent_ms)
+            pending.model.uplink.arrived(pending.request_id, spent_ms, outcome.hops[-1].tier)
             self._network = self._network.updated(max(0.0, (time.monotonic() - pending.sent_at) * 1000 - spent_ms))
 
     def _refused(self, failure: Failure) -> None:

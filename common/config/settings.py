@@ -83,7 +83,8 @@ class Link(Section, frozen=True, kw_only=True):
 class Uplink(Section, frozen=True, kw_only=True):
     """Whether a device looks at its way up before it sends."""
 
-    is_adaptive: bool = False  # each message as thin as its time asks for, from [link] down to the smallest budget
+    is_adaptive: bool = False  # each message as thin as its time asks for, from what [link] says on
+    max_drop_points: NonNegative = 1.0  # of accuracy, by the bundle's record: budgets that lose more are never sent
     time_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5  # of a request's time, until its outcome is back
 
 

@@ -2,32 +2,41 @@
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
-import numpy as np
-
+from common.engine.ladder import USUAL_TOKENS, message_bytes, rungs
 from common.engine.thinness import Thinness, check_thinness
-from common.engine.uplink import Uplink
+from common.engine.uplink import Pace, Uplink
 from common.model.thin_links import ThinLink, ThinLinks
-from common.wire.activations import codec
 
-MESSAGE_BYTES = 230  # of a request beside its numbers, its device's hop and the transport's own included
 _MAX_LOAD = 0.6  # of the way's capacity
 _WIDER_MARGIN = 0.7  # a wider rung must fit so much better before it is taken
 _PATIENCE = 8  # messages in a row for which it must, at first
 _LONGEST_PATIENCE = 512
-_FEWEST_TOKENS = 0.5  # of the last rung
+_LEAP = 4.0  # times the bytes at most where rungs are left out: small messages tell little about large ones
+_CLEARLY = 0.5  # of what a byte took when a step failed: then the link is another, and patience begins anew
+_TOKENS_SHARE = 0.1  # weight of a new message in the usual length
 
 
 class Adaptive:
-    """Chooses among rungs, from the configured thinness to the thinnest the bundle was trained for.
+    """Chooses among the rungs that are worth sending, from the configured thinness to the thinnest.
 
-    A message that would come too late takes a thinner rung at once. A wider one is taken one step at a time, after it
-    would have fitted with a margin for several messages in a row, and after each step that had to be taken back for
-    twice as many; so a steady link gives a steady rung.
+    A message that would come too late takes a thinner rung at once. A wider one is taken after it would have fitted
+    with a margin for several messages in a row, and after each step that had to be taken back for twice as many, unless
+    the way is clearly quicker now; so a steady link gives a steady rung. Where the way allows it, a step goes over
+    several rungs.
     """
 
-    def __init__(self, widest: Thinness, links: ThinLinks, uplink: Uplink, *, width: int, time_share: float) -> None:
+    def __init__(
+        self,
+        widest: Thinness,
+        links: ThinLinks,
+        uplink: Uplink,
+        *,
+        width: int,
+        time_share: float,
+        least_accuracy: float = 0.0,
+    ) -> None:
         """Prepare the rungs.
 
         Args:
@@ -36,23 +45,19 @@ class Adaptive:
             uplink: What is known of the way up.
             width: Dimensions of the model's hidden states.
             time_share: Share of a request's time that may pass until its outcome is back.
+            least_accuracy: Of a budget, by the bundle's record; poorer ones are never sent.
 
         Raises:
             ConfigError: The widest thinness is none of the bundle's.
         """
         check_thinness(widest, links)
-        self._plain = rungs(widest, ())
-        budgets = sorted({budget for link in links.values() for budget in link.budgets}, reverse=True)
-        self._thin = rungs(widest, budgets)
-        self._links = links
-        self._uplink = uplink
-        self._width = width
+        self._climbs = {
+            point: _Climb(rungs(widest, link, width=width, least_accuracy=least_accuracy), link, uplink, width)
+            for point, link in links.items()
+        }
+        self._plain = _Climb(rungs(widest, None, width=width), None, uplink, width)
         self._time_share = time_share
         self._lock = threading.Lock()
-        self._place = 0  # in the rungs; a plain ladder ends sooner
-        self._fits = 0  # messages in a row that a wider rung would have suited
-        self._patience = _PATIENCE
-        self._since_wider = _LONGEST_PATIENCE  # messages
         self._cap = 0
 
     def cap(self, budget: int) -> None:
@@ -63,60 +68,92 @@ class Adaptive:
     def choose(self, split_point: int, tokens: int, budget_ms: float) -> Thinness:
         """Give the widest rung that fits."""
         with self._lock:
-            link = self._links.get(split_point)
-            ladder = self._plain if link is None else self._allowed()
-            sizes = [message_bytes(rung, tokens, self._width, link) for rung in ladder]
-            self._place = self._next(min(self._place, len(ladder) - 1), sizes, budget_ms * self._time_share)
-            return ladder[self._place]
+            return self._climbs.get(split_point, self._plain).choose(tokens, budget_ms * self._time_share, self._cap)
 
-    def _allowed(self) -> Sequence[Thinness]:
-        if not self._cap:
-            return self._thin
-        return [rung for rung in self._thin if 0 < rung.budget <= self._cap] or self._thin[-1:]
 
-    def _next(self, place: int, sizes: Sequence[int], limit_ms: float) -> int:
-        self._since_wider += 1
-        if not self._suits(sizes[place], limit_ms, margin=1.0):
-            was_hasty = self._since_wider <= _LONGEST_PATIENCE
-            self._patience = min(2 * self._patience, _LONGEST_PATIENCE) if was_hasty else _PATIENCE
-            self._fits = 0
-            thinner = (step for step in range(place, len(sizes)) if self._suits(sizes[step], limit_ms, margin=1.0))
-            return next(thinner, len(sizes) - 1)
-        if place and self._suits(sizes[place - 1], limit_ms, margin=_WIDER_MARGIN):
-            self._fits += 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """A rung, for one message."""
+
+    rung: Thinness
+    num_bytes: int
+    usual_bytes: int  # of a message of the usual length
+
+    def fits(self, pace: Pace, limit_ms: float, *, margin: float = 1.0) -> bool:
+        is_timely = pace.expected_ms(self.num_bytes) <= limit_ms * margin
+        return is_timely and pace.load(self.usual_bytes) <= _MAX_LOAD * margin
+
+
+class _Climb:
+    """A place on the ladder of one split point."""
+
+    def __init__(self, ladder: Sequence[Thinness], link: ThinLink | None, uplink: Uplink, width: int) -> None:
+        self._ladder, self._link, self._uplink, self._width = ladder, link, uplink, width
+        self._tokens = float(USUAL_TOKENS)
+        self._place = 0
+        self._fits = 0  # messages in a row that a wider rung would have suited
+        self._reach = 0  # the widest place that would have suited all of them
+        self._patience = _PATIENCE
+        self._trusted_ms = 0.0  # per byte, when a wider rung was taken last
+        self._stepped_at = 0  # messages sent before the last step
+        self._was_wider = False  # the last step
+
+    def choose(self, tokens: int, limit_ms: float, cap: int) -> Thinness:
+        self._tokens += _TOKENS_SHARE * (tokens - self._tokens)
+        offers = [self._offer(rung, tokens) for rung in self._allowed(cap)]
+        self._place = min(self._place, len(offers) - 1)
+        usual = self._uplink.usual()
+        if offers[self._place].fits(usual, limit_ms):
+            self._widen(offers, limit_ms)
         else:
-            self._fits = 0
-        if self._fits < self._patience:
-            return place
-        self._fits = self._since_wider = 0
-        return place - 1
+            fitting = (place for place in range(self._place, len(offers)) if offers[place].fits(usual, limit_ms))
+            self._take_thinner(next(fitting, len(offers) - 1))
+        return offers[self._place].rung
 
-    def _suits(self, num_bytes: int, limit_ms: float, *, margin: float) -> bool:
-        is_timely = self._uplink.expected_ms(num_bytes) <= limit_ms * margin
-        return is_timely and self._uplink.load(num_bytes) <= _MAX_LOAD * margin
+    def _allowed(self, cap: int) -> Sequence[Thinness]:
+        if self._link is None or not cap:
+            return self._ladder
+        budgets = self._link.budgets
+        most = max((budget for budget in budgets if budget <= cap), default=budgets[0])
+        capped = Thinness(codec="graded", budget=most, tokens=self._ladder[0].tokens)
+        return [rung for rung in self._ladder if 0 < rung.budget <= cap] or [capped]
 
+    def _offer(self, rung: Thinness, tokens: int) -> _Offer:
+        here, usually = (message_bytes(rung, each, self._width, self._link) for each in (tokens, round(self._tokens)))
+        return _Offer(rung=rung, num_bytes=here, usual_bytes=usually)
 
-def rungs(widest: Thinness, budgets: Sequence[int]) -> list[Thinness]:
-    """Order what a bundle offers from the widest to the thinnest, by bytes; ``budgets`` descend."""
-    within = [budget for budget in budgets if not widest.budget or budget < widest.budget]
-    ladder = [Thinness(codec="graded", budget=budget, tokens=widest.tokens) for budget in within]
-    if widest.budget and widest.codec != "graded":
-        ladder.insert(0, Thinness(codec="graded", budget=widest.budget, tokens=widest.tokens))
-    elif not budgets and widest.codec != "int4":
-        ladder.append(Thinness(codec="int4"))
-    if budgets and widest.tokens > _FEWEST_TOKENS:
-        ladder.append(Thinness(codec="graded", budget=budgets[-1], tokens=_FEWEST_TOKENS))
-    return [widest, *ladder]
+    def _take_thinner(self, place: int) -> None:
+        stood = self._uplink.sent - self._stepped_at  # messages
+        if self._was_wider and stood <= _LONGEST_PATIENCE:
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+        elif stood > _PATIENCE:
+            self._patience = _PATIENCE
+        self._step(place, is_wider=False)
 
+    def _widen(self, offers: Sequence[_Offer], limit_ms: float) -> None:
+        best = self._uplink.best(self._stepped_at)
+        reach = self._suiting(offers, best, limit_ms)
+        if reach == self._place:
+            self._fits = self._reach = 0
+            return
+        self._fits += 1
+        self._reach = max(self._reach, reach)
+        is_news = best.byte_ms < _CLEARLY * self._trusted_ms
+        if self._fits >= (_PATIENCE if is_news else self._patience):
+            self._uplink.trust(best)
+            self._trusted_ms = best.byte_ms
+            self._step(self._reach, is_wider=True)
 
-def message_bytes(thinness: Thinness, tokens: int, width: int, link: ThinLink | None = None) -> int:
-    """Give the size of a message whose hidden states are so thin."""
-    left = max(1, round(tokens * thinness.tokens))
-    if link is not None and thinness.budget and thinness.codec == "graded":
-        return MESSAGE_BYTES + link.graded_bytes(thinness.budget, left)
-    return MESSAGE_BYTES + _packed_bytes(thinness.codec, left, thinness.budget or width)
+    def _suiting(self, offers: Sequence[_Offer], pace: Pace, limit_ms: float) -> int:
+        """Give the widest place that a message would suit with a margin, and that is not too long a leap."""
+        most_bytes = _LEAP * offers[self._place].num_bytes
+        for place in range(self._place):
+            is_near = place == self._place - 1 or offers[place].num_bytes <= most_bytes
+            if is_near and offers[place].fits(pace, limit_ms, margin=_WIDER_MARGIN):
+                return place
+        return self._place
 
-
-@lru_cache(maxsize=4096)
-def _packed_bytes(codec_name: str, tokens: int, width: int) -> int:
-    return sum(len(part.data) for part in codec(codec_name).encode(np.ones((tokens, width), np.float32)))
+    def _step(self, place: int, *, is_wider: bool) -> None:
+        self._fits = self._reach = 0
+        if place != self._place:
+            self._place, self._stepped_at, self._was_wider = place, self._uplink.sent, is_wider

@@ -56,7 +56,7 @@ def evaluate(
     if codec == ALL_CODECS:
         task_metric, told = chosen_metric(opened, metric), progress("sending")
         source = check_unseen(opened, data, allow_seen=allow_seen)
-        evaluate_codecs(opened, source, data, metric=task_metric, progress=told, picture=report, as_json=as_json)
+        evaluate_codecs(opened, source, data, metric=task_metric, progress=told, report=report, as_json=as_json)
         return
     if codec == "graded":
         raise ConfigError("--codec graded: its bytes depend on what is sent; --codec all measures them")

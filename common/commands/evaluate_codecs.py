@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
-from common.cli.output import number, percent, print_json, print_table
+from common.cli.output import print_json, print_table
+from common.errors import ConfigError
 from common.evaluation.labelled import Source, read_texts
 from common.evaluation.metrics import Metric
-from common.evaluation.thinning import ThinScore, rate_distortion
+from common.evaluation.tables import codec_columns, codec_rows
+from common.evaluation.thinning import ThinScores, rate_distortion, split_points
 from common.evaluation.tracing import Progress
 from common.model.bundle import Bundle
 
 ALL_CODECS = "all"
-Scores = dict[str, dict[int, ThinScore]]
 
 
 def evaluate_codecs(
@@ -23,27 +25,23 @@ def evaluate_codecs(
     *,
     metric: Metric,
     progress: Progress | None,
-    picture: Path | None,
+    report: Path | None,
     as_json: bool,
 ) -> None:
-    """Score, then print a table or one JSON document, and draw a picture where one is asked for."""
+    """Score, then print a table or one JSON document, and write a report where one is asked for."""
     texts, labels = read_texts(bundle, data)
     scores = rate_distortion(bundle, texts, np.asarray(labels, np.int64), metric=metric, progress=progress)
-    if picture is not None:
-        from common.evaluation.thinning_picture import draw_rate_distortion  # noqa: PLC0415 - matplotlib is an extra
-
-        picture.mkdir(parents=True, exist_ok=True)
-        draw_rate_distortion(scores, picture / "codecs.png")
+    if report is not None:
+        _write_report(report, scores, bundle, source, metric=metric, samples=len(labels))
     if as_json:
         print_json(_document(scores, bundle, source, metric))
         return
-    for point in sorted({point for ways in scores.values() for point in ways}):
-        _print(
-            scores, point, f"{bundle.manifest.name} {bundle.revision} on {source.file}, {len(labels)} samples", metric
-        )
+    name = f"{bundle.manifest.name} {bundle.revision} on {source.file}, {len(labels)} samples"
+    for point in split_points(scores):
+        print_table(f"{name}; everything travels after layer {point}", codec_columns(metric), codec_rows(scores, point))
 
 
-def _document(scores: Scores, bundle: Bundle, source: Source, metric: Metric) -> dict[str, Any]:
+def _document(scores: ThinScores, bundle: Bundle, source: Source, metric: Metric) -> dict[str, Any]:
     return {
         "metric": metric,
         "codecs": {name: {str(point): score for point, score in ways.items()} for name, ways in scores.items()},
@@ -52,18 +50,20 @@ def _document(scores: Scores, bundle: Bundle, source: Source, metric: Metric) ->
     }
 
 
-def _print(scores: Scores, point: int, title: str, metric: Metric) -> None:
-    here = {name: ways[point] for name, ways in scores.items() if point in ways}
-    rows = [
-        (
-            name,
-            percent(score.accuracy),
-            f"{score.drop_points:+.2f} [{score.interval.low:+.2f}, {score.interval.high:+.2f}]",
-            number(score.bytes_per_request, 0),
-            f"{here['int8'].bytes_per_request / score.bytes_per_request:.1f}",
-            f"{here['float32'].bytes_per_request / score.bytes_per_request:.1f}",
-        )
-        for name, score in sorted(here.items(), key=lambda item: -item[1].bytes_per_request)
-    ]
-    columns = ("codec", metric, "drop, points", "bytes", "times less than int8", "than float32")
-    print_table(f"{title}; everything travels after layer {point}", columns, rows)
+def _write_report(
+    directory: Path, scores: ThinScores, bundle: Bundle, source: Source, *, metric: Metric, samples: int
+) -> None:
+    try:
+        from common.evaluation.thinning_report import write_report  # noqa: PLC0415 - matplotlib is an extra
+    except ModuleNotFoundError as exc:
+        raise ConfigError(f"--report needs {exc.name!r}; install it with pip install 'dimee[evaluate]'") from exc
+    name = bundle.manifest.name
+    files = write_report(
+        directory,
+        scores,
+        metric=metric,
+        samples=samples,
+        title=f"What the link carries: {name}",
+        origin={"bundle": name, "revision": bundle.revision, "data": source.file, "sha256": source.sha256[:16]},
+    )
+    typer.echo(f"wrote {len(files)} files; open {files[-1]}", err=True)

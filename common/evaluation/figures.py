@@ -13,8 +13,8 @@ from common.evaluation.planning import PlanPoint
 from common.evaluation.scoring import PolicyScore
 from common.types import POOLS
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
-_MARKERS = "osD^vP*Xh<>d8p"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^vP*Xh<>d8p"
 
 
 def draw_front(points: Sequence[PlanPoint], front: Sequence[PlanPoint], chosen: PlanPoint, file: Path) -> None:
@@ -22,8 +22,8 @@ def draw_front(points: Sequence[PlanPoint], front: Sequence[PlanPoint], chosen: 
     figure = _figure()
     axes = figure.add_subplot()
     axes.scatter([p.cost for p in points], [p.drop_points for p in points], s=4, color="#cccccc", label="all plans")
-    axes.scatter([p.cost for p in front], [p.drop_points for p in front], s=12, color=_COLOURS[0], label="not beaten")
-    axes.scatter([chosen.cost], [chosen.drop_points], s=90, marker="*", color=_COLOURS[3], label="chosen")
+    axes.scatter([p.cost for p in front], [p.drop_points for p in front], s=12, color=COLOURS[0], label="not beaten")
+    axes.scatter([chosen.cost], [chosen.drop_points], s=90, marker="*", color=COLOURS[3], label="chosen")
     axes.set(xlabel="cost per request", ylabel="accuracy drop, points", title="Plans: less and lower is better")
     axes.legend()
     figure.savefig(file)
@@ -35,11 +35,11 @@ def draw_trade_off(scores: Mapping[str, PolicyScore], curves: Mapping[str, NDArr
     axes = figure.add_subplot()
     for place, (name, curve) in enumerate(curves.items()):
         axes.plot(
-            curve[:, 0], curve[:, 1], color=_COLOURS[place], linewidth=1, alpha=0.7, label=f"{name}, all thresholds"
+            curve[:, 0], curve[:, 1], color=COLOURS[place], linewidth=1, alpha=0.7, label=f"{name}, all thresholds"
         )
     for place, (name, scored) in enumerate(scores.items()):
         half = abs(scored.interval.drop_points.high - scored.interval.drop_points.low) / 200
-        colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         axes.errorbar(scored.cost, scored.accuracy, yerr=half, fmt=marker, color=colour, capsize=2, label=name)
     axes.set(xlabel="cost per request, layers of the device", ylabel="accuracy", title="Accuracy against cost")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -51,11 +51,11 @@ def draw_tiers(scores: Mapping[str, PolicyScore], file: Path) -> None:
     names = sorted(scores, key=lambda name: scores[name].cost)
     figure = _figure(9, 5)
     left, right = figure.subplots(1, 2, sharey=True)
-    left.barh(names, [100 * scores[name].accuracy for name in names], color=_COLOURS[0])
+    left.barh(names, [100 * scores[name].accuracy for name in names], color=COLOURS[0])
     floor = 100 * min(scored.accuracy for scored in scores.values()) - 2
     left.set(xlabel="accuracy, %", xlim=(max(0.0, floor), 100 * max(scored.accuracy for scored in scores.values()) + 1))
     left.set_title("Accuracy")
-    for tier, colour in zip(("device", "edge", "cloud"), _COLOURS, strict=False):
+    for tier, colour in zip(("device", "edge", "cloud"), COLOURS, strict=False):
         shift = np.zeros(len(names))
         for before in ("device", "edge", "cloud")[: ("device", "edge", "cloud").index(tier)]:
             shift += [scores[name].shares[before] for name in names]
@@ -74,7 +74,7 @@ def draw_constants(sweeps: Mapping[str, Mapping[str, NDArray[Any]]], file: Path)
         np.atleast_1d(figure.subplots(1, len(sweeps), sharey=True)), sweeps.items(), strict=True
     ):
         for place, (name, curve) in enumerate(curves.items()):
-            axes.plot(curve[:, 0], 100 * curve[:, 1], color=_COLOURS[place % len(_COLOURS)], label=name)
+            axes.plot(curve[:, 0], 100 * curve[:, 1], color=COLOURS[place % len(COLOURS)], label=name)
         axes.set(xlabel=constant, title=f"varying {constant}")
     figure.axes[0].set_ylabel("cost reduction, %")
     figure.axes[-1].legend(fontsize=7)
@@ -88,7 +88,7 @@ def draw_pools(places: NDArray[Any], pools: NDArray[np.intp], file: Path) -> Non
     for index, pool in enumerate(POOLS):
         rows = pools == index
         axes.scatter(
-            places[rows, 0], places[rows, 1], s=6, alpha=0.6, color=_COLOURS[index], label=f"{pool} ({rows.mean():.0%})"
+            places[rows, 0], places[rows, 1], s=6, alpha=0.6, color=COLOURS[index], label=f"{pool} ({rows.mean():.0%})"
         )
     axes.set(xticks=[], yticks=[], title="Mean embeddings of the kept-back split, by pool (t-SNE)")
     axes.legend()

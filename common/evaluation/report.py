@@ -1,6 +1,5 @@
 """The paper's figures and the table, as PNG files and one HTML page that needs nothing else."""
 
-import base64
 import html
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ from numpy.typing import NDArray
 from common.evaluation import families, figures
 from common.evaluation.baselines import oracle
 from common.evaluation.comparison import Comparison
+from common.evaluation.page import named, page, picture, table
 from common.evaluation.scoring import Setting
 from common.evaluation.simulation import Routes, route_costs, simulate
 from common.evaluation.table import fit_router, fit_table
+from common.evaluation.tables import policy_columns, policy_rows
 from common.evaluation.trace import Trace
 from common.routing.fitting import fit_pools
 from common.routing.policies import AnyPolicy
@@ -24,12 +25,6 @@ _FACTORS = np.linspace(0.25, 4, 16)
 _SHOWN = ("confidence-cascade", "dimee", "dimee-pure", "random", "oracle")
 _ALPHA = 0.9
 _MAX_EMBEDDED = 1000  # t-SNE of more takes a minute on two cores
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;font-size:14px}"
-    "td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}code{background:#f3f3f3}"
-)
 
 
 def write_report(
@@ -61,9 +56,10 @@ def write_report(
     figures.draw_trade_off(found.policies, _curves(trace, calibration, setting), directory / "trade-off.png")
     figures.draw_constants(_vary_constants(trace, policies, setting), directory / "constants.png")
     figures.draw_pools(*_embed_pools(calibration, setting), directory / "pools.png")
-    page = directory / "report.html"
-    page.write_text(_page(found, title, origin, {directory / name: text for name, text in pictures.items()}))
-    return [*(directory / name for name in pictures), page]
+    written = directory / "report.html"
+    shown = {directory / name: text for name, text in pictures.items()}
+    written.write_text(_page(found, title, origin, shown), encoding="utf-8")
+    return [*shown, written]
 
 
 def _curves(trace: Trace, calibration: Trace, setting: Setting) -> dict[str, NDArray[Any]]:
@@ -115,38 +111,18 @@ def _page(found: Comparison, title: str, origin: Mapping[str, Any], pictures: Ma
     document = found.document()
     cost = document["cost"]
     constants = ", ".join(f"{name} {value:g}" for name, value in cost["constants"].items())
-    named = ", ".join(f"{key} <code>{html.escape(str(value))}</code>" for key, value in origin.items())
-    images = "".join(
-        f'<h2>{html.escape(file.stem.capitalize())}</h2><img alt="{html.escape(text)}" '
-        f'src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"><p>{html.escape(text)}</p>'
-        for file, text in pictures.items()
-    )
     left_out = "".join(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in found.left_out.items())
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{named}; {found.samples:,} samples; default policy "
-        f"<b>{html.escape(found.default)}</b>.</p><p>Cost model <b>{html.escape(cost['model'])}</b>: {constants}. "
-        f"Cloud-only costs {cost['cloud_only']:g}; a reduction is 1 - cost / cloud-only. A device holds the first "
-        f"{found.setting.depths.device} layers, the edge {found.setting.depths.edge}, the cloud all "
-        f"{found.setting.depths.cloud}. Thresholds and routers were fitted on the bundle's kept-back split, never on "
-        f"this data. Brackets: 95 % intervals by paired bootstrap.</p>{_table(found)}"
-        f"{'<p>Left out:</p><ul>' + left_out + '</ul>' if left_out else ''}{images}</html>\n"
+    told = (
+        f"<p>{named(origin)}; {found.samples:,} samples; default policy <b>{html.escape(found.default)}</b>.</p>"
+        f"<p>Cost model <b>{html.escape(cost['model'])}</b>: {constants}. Cloud-only costs {cost['cloud_only']:g}; a "
+        f"reduction is 1 - cost / cloud-only. A device holds the first {found.setting.depths.device} layers, the edge "
+        f"{found.setting.depths.edge}, the cloud all {found.setting.depths.cloud}. Thresholds and routers were fitted "
+        f"on the bundle's kept-back split, never on this data. Brackets: 95 % intervals by paired bootstrap.</p>"
     )
-
-
-def _table(found: Comparison) -> str:
-    rows = []
-    for name, scored in sorted(found.policies.items(), key=lambda item: item[1].cost):
-        drop, saved = scored.interval.drop_points, scored.interval.reduction
-        shares = " / ".join(f"{100 * share:.0f}" for share in scored.shares.values())
-        cells = (
-            f"{100 * scored.accuracy:.2f}",
-            f"{scored.drop_points:+.2f} [{drop.low:+.2f}, {drop.high:+.2f}]",
-            f"{scored.cost:.2f}",
-            f"{100 * scored.reduction:.1f} % [{100 * saved.low:.1f}, {100 * saved.high:.1f}]",
-            shares,
-            f"{scored.payload_bytes_per_request:,.0f}",
-        )
-        rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("policy", found.setting.metric, "drop, points", "cost", "reduction", "device / edge / cloud, %", "bytes")
-    return "<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>" + "".join(rows) + "</table>"
+    parts = [
+        told,
+        table(policy_columns(found), policy_rows(found)),
+        f"<p>Left out:</p><ul>{left_out}</ul>" if left_out else "",
+        *(picture(file, text) for file, text in pictures.items()),
+    ]
+    return page(title, parts)

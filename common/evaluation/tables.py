@@ -3,7 +3,8 @@
 from common.cli.output import number, percent
 from common.evaluation.comparison import Comparison
 from common.evaluation.evaluation import Evaluation, Studies
-from common.evaluation.metrics import Interval
+from common.evaluation.metrics import Interval, Metric
+from common.evaluation.thinning import ThinScores, ways_over
 
 Row = tuple[str, ...]
 
@@ -29,6 +30,28 @@ def policy_rows(found: Comparison) -> list[Row]:
             number(scored.payload_bytes_per_request, 0),
         )
         for name, scored in sorted(found.policies.items(), key=lambda item: item[1].cost)
+    ]
+
+
+def codec_columns(metric: Metric) -> Row:
+    """Heads of :func:`codec_rows`."""
+    return ("codec", metric, "drop, points", "bytes", "times less than int8", "than float32")
+
+
+def codec_rows(scores: ThinScores, point: int) -> list[Row]:
+    """Ways to send hidden states over one split point, the largest messages first."""
+    here = ways_over(scores, point)
+    int8, float32 = (here[name].bytes_per_request for name in ("int8", "float32"))
+    return [
+        (
+            name,
+            percent(scored.accuracy),
+            f"{scored.drop_points:+.2f} {points(scored.interval)}",
+            number(scored.bytes_per_request, 0),
+            f"{int8 / scored.bytes_per_request:.1f}",
+            f"{float32 / scored.bytes_per_request:.1f}",
+        )
+        for name, scored in here.items()
     ]
 
 

@@ -40,6 +40,9 @@ class ThinScore(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_request: float  # of the whole message
 
 
+ThinScores = dict[str, dict[int, ThinScore]]  # by name and split point
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Texts brought to a split point, one by one as a device does."""
@@ -154,7 +157,15 @@ def ways(links: ThinLinks) -> dict[str, Thinness]:
     if links:
         found += [Thinness(codec="int4", tokens=share) for share in _SHARES[1:]]
         found += [Thinness(codec="graded", budget=budget, tokens=share) for budget in budgets for share in _SHARES]
-    return {_name(thinness): thinness for thinness in found}
+    return {way_name(thinness): thinness for thinness in found}
+
+
+def way_name(thinness: Thinness) -> str:
+    """Name a thinness as evaluations do: codec, budget (``b``), share of the tokens (``t``)."""
+    parts = [thinness.codec]
+    parts += [f"b{thinness.budget}"] if thinness.budget else []
+    parts += [f"t{thinness.tokens:g}"] if thinness.tokens < 1 else []
+    return "-".join(parts)
 
 
 def rate_distortion(
@@ -164,12 +175,12 @@ def rate_distortion(
     *,
     metric: Metric,
     progress: Progress | None = None,
-) -> dict[str, dict[int, ThinScore]]:
+) -> ThinScores:
     """Score every way to send hidden states, by name and split point."""
     links = open_thin_links(bundle)
     standing = bring(bundle, texts, progress, has_entry=True)
     offered = ways(links)
-    scores: dict[str, dict[int, ThinScore]] = {name: {} for name in offered}
+    scores: ThinScores = {name: {} for name in offered}
     for point, stood in standing.items():
         link = links.get(point)
         behind = Behind(bundle, point, link)
@@ -189,6 +200,17 @@ def rate_distortion(
     return scores
 
 
+def split_points(scores: ThinScores) -> list[int]:
+    """Give the split points that were scored."""
+    return sorted({point for ways in scores.values() for point in ways})
+
+
+def ways_over(scores: ThinScores, point: int) -> dict[str, ThinScore]:
+    """Give what was scored at one split point, the largest messages first."""
+    here = {name: ways[point] for name, ways in scores.items() if point in ways}
+    return dict(sorted(here.items(), key=lambda way: -way[1].bytes_per_request))
+
+
 def _score(metric: Metric, predictions: NDArray[np.intp], labels: NDArray[np.int64], size: float) -> ThinScore:
     resampled = Bootstrap(len(labels)).scores(metric, predictions, labels)  # [R, 2]
     value, reference = (score(metric, each, labels) for each in predictions)
@@ -198,13 +220,6 @@ def _score(metric: Metric, predictions: NDArray[np.intp], labels: NDArray[np.int
         interval=interval(100 * (resampled[:, 1] - resampled[:, 0])),
         bytes_per_request=size,
     )
-
-
-def _name(thinness: Thinness) -> str:
-    parts = [thinness.codec]
-    parts += [f"b{thinness.budget}"] if thinness.budget else []
-    parts += [f"t{thinness.tokens:g}"] if thinness.tokens < 1 else []
-    return "-".join(parts)
 
 
 def _carry(segments: Sequence[LayerSegment], hidden_states: Floats) -> Floats:

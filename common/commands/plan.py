@@ -7,9 +7,12 @@ import msgspec
 import typer
 
 from common.cli.output import number, percent, print_json, print_table
+from common.config.document import toml_value
 from common.errors import ConfigError
 from common.evaluation.planning import PlanPoint, choose_plan, pareto, plan
 from common.evaluation.profile import read_profile
+from common.evaluation.thin_plans import measured, recorded
+from common.evaluation.thinning import way_name
 from common.evaluation.trace import read_calibration
 from common.model.bundle import SHIPPED, open_bundle
 from common.types import Tier
@@ -24,13 +27,19 @@ def show_plan(
     bundle: Annotated[str, typer.Option(help="A bundle's directory.")] = SHIPPED,
     max_drop: Annotated[float, typer.Option(help="Accuracy points lost at most, as estimated.")] = 0.3,
     max_latency: Annotated[float | None, typer.Option(help="Milliseconds at p95, without queues.")] = None,
+    codecs: Annotated[Path | None, typer.Option(help="What 'dimee evaluate --codec all --json' printed.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the front into this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Sweep splits, entry tiers, codecs and thresholds. Example: dimee plan --profile tiers.toml --plot front.png."""
+    """Sweep splits, entry tiers, thresholds and what is sent. Example: dimee plan --profile tiers.toml.
+
+    Over the bundle's thin links go the budgets with the accuracy that the bundle records; with --codecs also the other
+    codecs and the shares of tokens, with the accuracy that was measured.
+    """
     opened, tiers = open_bundle(bundle), read_profile(profile)
     trace = read_calibration(opened)
-    points = plan(trace, tiers)
+    thin = recorded(opened, trace.tokens) if codecs is None else measured(opened, trace.tokens, codecs)
+    points = plan(trace, tiers, depths=opened.manifest.depths, thin=thin)
     front = pareto(points)
     chosen = choose_plan(front, max_drop_points=max_drop, max_latency_ms=max_latency)
     if plot is not None:
@@ -45,6 +54,7 @@ def show_plan(
                 "profile": constants,
                 "cost_unit": unit,
                 "chosen": chosen,
+                "settings": _settings(chosen),
                 "front": front,
             }
         )
@@ -52,7 +62,7 @@ def show_plan(
     columns = (
         "split",
         "start",
-        "codec",
+        "sent",
         "threshold",
         "drop, points",
         "ms",
@@ -66,8 +76,24 @@ def show_plan(
         f"{len(front)} of {len(points):,} plans that no other beats; the first is the choice", columns, map(_row, shown)
     )
     typer.echo(f"estimated on {len(trace):,} kept-back samples; 'dimee model calibrate' makes a promise of it")
+    if thin:
+        told = "the bundle records" if codecs is None else f"{codecs.name} tells"
+        typer.echo(f"over a thin link all is taken off that {told} when everything travels; other codecs: nothing")
+    for tier, values in _settings(chosen).items():
+        typer.echo(f"{tier}: " + ", ".join(f"{key} = {toml_value(value)}" for key, value in values.items()))
     if chosen.entry is not Tier.DEVICE:
         typer.echo(f"note: inputs should start on the {chosen.entry}, the device's layers are too dear here")
+
+
+def _settings(chosen: PlanPoint) -> dict[str, dict[str, str | float]]:
+    """Name what the senders' settings must be."""
+    return {
+        tier: {f"{section}.codec": sent.codec, "link.budget": sent.budget, "link.tokens": sent.tokens}
+        for tier, section, sent in (
+            ("device", "device", chosen.device_sends),
+            ("edge", "worker", chosen.edge_sends),
+        )
+    }
 
 
 def _draw(points: list[PlanPoint], front: list[PlanPoint], chosen: PlanPoint, file: Path) -> None:
@@ -82,7 +108,7 @@ def _row(point: PlanPoint) -> tuple[str | float | None, ...]:
     return (
         f"{point.depths.device},{point.depths.edge}",
         point.entry.value,
-        point.codec,
+        ", ".join(dict.fromkeys(map(way_name, (point.device_sends, point.edge_sends)))),
         number(point.threshold, 2),
         f"{point.drop_points:+.2f}",
         point.latency_ms,

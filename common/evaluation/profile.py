@@ -64,16 +64,23 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         links = (self.device_edge, self.edge_cloud, self.device_cloud)
         return any(self.tier(tier).layer_price for tier in TIERS) or any(link.megabyte_price for link in links)
 
-    def cost_model(self, message_bytes: float) -> CostModel:
-        """Price layers and messages of a mean size: by the prices where there are any, else by milliseconds."""
+    def cost_model(self, message_bytes: float, onward_bytes: float | None = None) -> CostModel:
+        """Price layers and messages of a mean size: by the prices where there are any, else by milliseconds.
+
+        Args:
+            message_bytes: Of what a device sends.
+            onward_bytes: Of what the edge sends; the same by default.
+        """
+        onward = message_bytes if onward_bytes is None else onward_bytes
         links = (self.device_edge, self.edge_cloud, self.device_cloud)
+        sizes = np.array([message_bytes, onward, message_bytes])
         if self.has_prices:
             device, edge, cloud = (self.tier(tier).layer_price for tier in TIERS)
-            device_edge, edge_cloud, device_cloud = (link.megabyte_price * message_bytes / 1e6 for link in links)
+            messages = [link.megabyte_price * size / 1e6 for link, size in zip(links, sizes, strict=True)]
         else:
             device, edge, cloud = (self.tier(tier).layer_ms for tier in TIERS)
-            size = np.array([message_bytes])
-            device_edge, edge_cloud, device_cloud = (float(link.message_ms(size)[0]) for link in links)
+            messages = [link.message_ms(size) for link, size in zip(links, sizes, strict=True)]
+        device_edge, edge_cloud, device_cloud = map(float, messages)
         return CostModel(
             name=self.name,
             device_layer=device,

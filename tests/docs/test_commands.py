@@ -27,6 +27,7 @@ NOT_RUN = {  # by the beginning of the command
     "demo": "three processes each; tests/e2e/test_demo.py runs it",
     "device run": "runs until stopped; tests/e2e starts it as a process",
     "evaluate --codec": "the data set is not here; tests/evaluation runs it",
+    "plan": "the profile is not here; tests/evaluation runs it",
     "service install": "wants the paths of a service; tests/fleet writes its unit",
     "model calibrate": "the data set is not here; tests/evaluation runs it",
     "model compress": "trains; tests/training runs it on a tiny backbone",

@@ -1,9 +1,12 @@
 """``dimee evaluate``, ``plan`` and ``model calibrate`` as people run them."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from tiny import write_tsv
 from typer.testing import CliRunner
@@ -11,6 +14,9 @@ from typer.testing import CliRunner
 from common.cli.root import app
 from common.errors import ConfigError, DimeeError
 from common.evaluation.comparison import NAMES
+from common.model.bundle import Bundle, open_bundle
+from common.model.derivation import derive
+from common.model.thin_links import LINKS_FILE, LinkEntry, LinkTable, Rung
 
 PROFILE = """
 [device]
@@ -34,6 +40,31 @@ mbit_s = 20.0
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tsv(tmp_path_factory.mktemp("labelled") / "dev.tsv", 150, seed=9)
+
+
+@pytest.fixture
+def thin_bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    """The tiny bundle with a link at its first split point that drops the last dimensions and loses nothing."""
+    bundle = open_bundle(tiny_bundle)
+    width, point = bundle.manifest.hidden_size, bundle.manifest.depths.device
+    archive = io.BytesIO()
+    square, flat = np.eye(width, dtype=np.float32), np.zeros(width, np.float32)
+    np.savez(
+        archive,
+        encoder=square[:, :-1],
+        decoder=square[:-1],
+        mean=flat,
+        bias=flat,
+        score=square[:, :1],
+        score_bias=flat[:1],
+    )
+    behind = {exit_.layer: 1.0 for exit_ in bundle.manifest.exits if exit_.layer > point}
+    accuracy = bundle.manifest.exits[-1].accuracy
+    rungs = tuple(
+        Rung(budget=budget, temperatures=behind, accuracy=accuracy, token_bytes=1.0) for budget in (4, width - 1)
+    )
+    table = LinkTable(links=(LinkEntry(split_point=point, file="link.npz", rungs=rungs),), training={})
+    return derive(bundle, tmp_path / "thin", {LINKS_FILE: msgspec.json.encode(table), "link.npz": archive.getvalue()})
 
 
 def dimee(*arguments: object) -> Any:
@@ -120,3 +151,35 @@ def test_plan_chooses_from_an_undominated_front(tiny_bundle: Path, tmp_path: Pat
 
     assert plan["chosen"] in plan["front"]
     assert len(plan["front"]) >= 2
+
+
+def test_plan_names_the_settings_of_the_thin_link_it_chose(thin_bundle: Bundle, tmp_path: Path) -> None:
+    profile = tmp_path / "tiers.toml"
+    profile.write_text(PROFILE.replace("mbit_s = 20.0", "mbit_s = 0.01", 1))
+
+    plan = dimee("plan", "--bundle", thin_bundle.directory, "--profile", profile, "--json")
+
+    sent = {(point["device_sends"]["codec"], point["device_sends"]["budget"]) for point in plan["front"]}
+    assert ("graded", 4) in sent
+    chosen = plan["chosen"]["device_sends"]
+    assert plan["settings"]["device"] == {
+        "device.codec": chosen["codec"],
+        "link.budget": chosen["budget"],
+        "link.tokens": chosen["tokens"],
+    }
+    assert set(plan["settings"]["edge"]) == {"worker.codec", "link.budget", "link.tokens"}
+
+
+def test_plan_takes_what_was_measured_of_this_bundle_and_of_no_other(thin_bundle: Bundle, tmp_path: Path) -> None:
+    profile, codecs = tmp_path / "tiers.toml", tmp_path / "codecs.json"
+    profile.write_text(PROFILE.replace("mbit_s = 20.0", "mbit_s = 0.01", 1))
+    scores = {"int8": {"1": {"drop_points": 0.0}}, "int4-t0.5": {"1": {"drop_points": 0.0}}}
+    codecs.write_text(json.dumps({"codecs": scores, "bundle": {"revision": thin_bundle.revision}}))
+    options = ("plan", "--bundle", thin_bundle.directory, "--profile", profile, "--codecs", codecs, "--json")
+
+    plan = dimee(*options)
+    codecs.write_text(json.dumps({"codecs": {}, "bundle": {"revision": "another"}}))
+
+    assert {"codec": "int4", "budget": 0, "tokens": 0.5} in [point["device_sends"] for point in plan["front"]]
+    with pytest.raises(ConfigError, match="is of revision another"):
+        dimee(*options)

@@ -39,7 +39,7 @@ def a_policy(first: float, second: float, patience: int) -> list[Policy]:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 50), cost=COSTS, first=CHANCE, second=CHANCE, patience=st.integers(0, 5))
 def test_oracle_is_never_beaten(seed: int, cost: CostModel, first: float, second: float, patience: int) -> None:
     trace = make_trace(60, seed=seed, labels=3)
@@ -53,7 +53,7 @@ def test_oracle_is_never_beaten(seed: int, cost: CostModel, first: float, second
             assert best_cost <= route_costs(routes, trace, DEPTHS, cost).sum() + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 50), cost=COSTS, thresholds=st.lists(CHANCE, min_size=2, max_size=2), down=st.floats(0, 0.3))
 def test_cost_falls_as_thresholds_fall(seed: int, cost: CostModel, thresholds: list[float], down: float) -> None:
     trace = make_trace(60, seed=seed)
@@ -65,7 +65,7 @@ def test_cost_falls_as_thresholds_fall(seed: int, cost: CostModel, thresholds: l
     assert (costs[1] <= costs[0] + 1e-9).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 50), cost=COSTS, more=st.floats(0, 10))
 def test_dearer_offloads_are_never_chosen_more_often(seed: int, cost: CostModel, more: float) -> None:
     """Every link at once: a link made dearer alone sends inputs over the others."""

@@ -19,9 +19,7 @@ from tests.fuzz import targets as fuzzed
 from tests.fuzz.mutation import mutate
 from tests.fuzz.targets import Targets
 
-_RELAXED = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+_RELAXED = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def shared_log(tmp_path_factory: pytest.TempPathFactory) -> Iterable[sa.Engine]:
 
 
 @given(kept=records)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_record_survives_the_round_trip(shared_log: sa.Engine, kept: Record) -> None:
     with shared_log.begin() as connection:
         connection.execute(sa.delete(request_log))

@@ -16,7 +16,7 @@ def runs_within(text: str, host: str) -> bool:
     return f" {text} " in f" {host} "
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=TEXTS, seed=st.integers(0, 5))
 def test_nothing_kept_back_is_given_away_by_training(texts: list[str], seed: int) -> None:
     whole = [text for text in set(texts) if not any(runs_within(text, host) for host in set(texts) - {text})]
@@ -34,7 +34,7 @@ def test_nothing_kept_back_is_given_away_by_training(texts: list[str], seed: int
         assert not any(runs_within(text, host) for host in kept) or any(runs_within(text, host) for host in stays)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=TEXTS, seed=st.integers(0, 5))
 def test_every_row_has_exactly_one_use(texts: list[str], seed: int) -> None:
     try:
@@ -45,7 +45,7 @@ def test_every_row_has_exactly_one_use(texts: list[str], seed: int) -> None:
     assert sorted((*split.kept_back, *split.training, *split.dropped)) == list(range(len(texts)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(hosts=TEXTS, sequences=TEXTS)
 def test_contained_finds_what_a_plain_search_finds(hosts: list[str], sequences: list[str]) -> None:
     found = contained([tuple(host.split()) for host in hosts], [tuple(text.split()) for text in sequences])

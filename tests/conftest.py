@@ -10,9 +10,7 @@ from brokers import Embedded, Loopback, Mosquitto, NetworkBroker, mosquitto_path
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tiny"]
-settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 

@@ -1,7 +1,7 @@
 """Recipes of thin links against each other: deprune, prune, and the tightest budget from scratch.
 
 ``python benchmarks/link_recipes.py --run RUN --train train.tsv`` trains ``fixed`` and ``deprune`` links with equal
-steps, and ``prune`` with a sixth of them, from one set of lessons, for each seed, and scores them at the tightest
+steps, and ``prune`` with a twelfth of them, from one set of lessons, for each seed, and scores them at the tightest
 budget, sent as ``graded``, on kept-back texts that no link learned from, everything travelling. Training time is
 processor time of the process, the closed form that prune starts from included; the lessons, which all share, are told
 apart.
@@ -28,7 +28,7 @@ from common.evaluation.metrics import Bootstrap, interval
 from common.inputs.examples import read_examples
 
 _BATCH = 32
-_SHARES = {"fixed": 1, "deprune": 1, "prune": 6}  # of the steps: one in so many
+_SHARES = {"fixed": 1, "deprune": 1, "prune": 12}  # of the steps: one in so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,9 +78,9 @@ class Site:
         """Name those who work now."""
         return [server for server in (*self.devices, self._edge, self._cloud) if server.queue]
 
-    def work(self, now: float, spent_ms: float) -> None:
-        """Take time off everybody's work, and hand on what is done."""
-        for server in self.busy():
+    def work(self, busy: Sequence[Server], now: float, spent_ms: float) -> None:
+        """Take time off the work of those who are busy, and hand on what is done."""
+        for server in busy:
             server.left_ms -= spent_ms
             if server.left_ms < _ROUNDING_MS:
                 self._hand_on(server, now)
@@ -100,13 +100,12 @@ def simulate(stages: Sequence[Stages], load: float, seed: int) -> list[float]:
     draw = random.Random(seed)  # noqa: S311 - arrivals, no secret
     rate = load * _CORES * len(stages) / sum(map(sum, stages))  # per millisecond
     site, now, arrives_at, arrived = Site(), 0.0, 0.0, 0
-    while arrived < _ARRIVALS or site.busy():
-        busy = site.busy()
+    while (busy := site.busy()) or arrived < _ARRIVALS:
         pace = min(1.0, _CORES / max(1, len(busy)))
         ends_in = min((server.left_ms / pace for server in busy), default=math.inf)
         step = min(ends_in, arrives_at - now if arrived < _ARRIVALS else math.inf)
         now += step
-        site.work(now, step * pace)
+        site.work(busy, now, step * pace)
         if arrived < _ARRIVALS and now >= arrives_at:
             site.devices[arrived % _CORES].take(now, draw.choice(stages))
             arrived += 1

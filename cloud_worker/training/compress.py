@@ -178,6 +178,7 @@ def coarse(array: NDArray[np.float16]) -> NDArray[np.float16]:
 
 
 def archive(arrays: dict[str, np.ndarray]) -> bytes:
+    """Pack a link's arrays as its file in a bundle."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

@@ -223,7 +223,8 @@ class Pipeline:
 
     def _temperatures_at(self, layer: int, states: Sequence[State]) -> Floats:
         """Give the temperature [B, 1] of an exit for each state: a thin link changes how sure one may be."""
-        usual, rungs = self._temperatures[layer], [state.rung for state in states]
+        usual = self._temperatures[layer]
+        rungs = [state.rung for state in states]
         return np.array([[usual if rung is None else rung.temperatures[layer]] for rung in rungs], np.float32)
 
     def _recalibrated(self, layer: int, states: Sequence[State]) -> dict[int, float]:

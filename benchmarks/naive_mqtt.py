@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion
 
 from common.bench.driver import answer_turns, say_ready
+from common.bench.load import Contestant
 from common.bench.parts import Drive, Told
 from common.engine.choice import choose_policy
 from common.errors import TransportError
@@ -72,7 +73,7 @@ class Server:
             client.publish("naive/cloud", msgpack.packb([request, device, hidden.shape, hidden.tobytes()]), _QOS)
 
 
-class Device:
+class Device(Contestant):
     """The first layers, and futures for what is asked elsewhere."""
 
     def __init__(self, part: Drive) -> None:

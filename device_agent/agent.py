@@ -4,19 +4,22 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from common.config.settings import DeviceLimits
+from common.engine.entrance import Entered
 from common.engine.pipeline import Exited, State, Unsure, Verdict
-from common.errors import OverloadedError
-from common.service.telemetry.tracing import NOWHERE, Place, Tracer
+from common.errors import DimeeError, InputError, OverloadedError
+from common.service.telemetry.tracing import Tracer
 from common.store.promises import Promised
 from common.transport.contract import Transport
 from common.types import Answer, Hop, Tier
+from common.wire.documents import Input
 from common.wire.topics import Topics
 from device_agent.model import DeviceModel
 from device_agent.outbox import Outbox
@@ -27,6 +30,15 @@ from device_agent.surroundings import Surroundings
 from device_agent.traces import trace
 
 _LOGGER = logging.getLogger(__name__)
+_WAVE = 8  # inputs that wait together are taken in so many at once
+
+
+class _Leaving(NamedTuple):
+    """A request for another tier, and what is to be sent of it."""
+
+    pending: Pending
+    state: State
+    tier: Tier
 
 
 class Agent:
@@ -110,28 +122,45 @@ class Agent:
             InputError: The text cannot be classified; nothing was accepted.
             OverloadedError: A bound is reached, or the outbox cannot be written; nothing was accepted.
         """
-        created_at = time.time()
+        (accepted,) = self.submit_all([Input(text, pair, id=input_id, label=true_label, traceparent=traceparent)])
+        if isinstance(accepted, DimeeError):
+            raise accepted
+        return accepted
+
+    def submit_all(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
+        """Accept inputs that wait together, and give for each its future, or why it was refused.
+
+        What is done between two runs of the layers is done for several inputs at once.
+        """
+        waves = (inputs[begin : begin + _WAVE] for begin in range(0, len(inputs), _WAVE))
+        return [one for wave in waves for one in self._submit_wave(wave)]
+
+    def _submit_wave(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
+        try:
+            self._check_room()
+        except OverloadedError as exc:
+            return [exc] * len(inputs)
+        accepted_at, model = time.monotonic(), self._model
+        entered = model.entrance.enter_all([(one.text, one.pair) for one in inputs])
+        pendings = [
+            self._accepted(input_, one, model, accepted_at)
+            for input_, one in zip(inputs, entered, strict=True)
+            if isinstance(one, Entered)
+        ]
+        refused = self._begin(pendings)
+        accepted = iter(pendings)
+        return [
+            one if isinstance(one, InputError) else refused.get((pending := next(accepted)).request_id, pending.future)
+            for one in entered
+        ]
+
+    def _check_room(self) -> None:
         if self._settler.is_full:
             raise OverloadedError(
                 f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
                 "start the edge, or raise the limit"
             )
         self._outbox.check()
-        accepted_at = time.monotonic()
-        promised = Promised(
-            request_id=_request_id(created_at),
-            input_id=input_id,
-            created_at=created_at,
-            deadline=created_at + self._limits.budget_ms / 1000,
-            text=text,
-            pair=pair,
-            true_label=true_label,
-        )
-        place = self._tracer.join(traceparent or "")
-        pending = self._pending(promised, accepted_at, self._limits.budget_ms / 1000, place)
-        trace(self._tracer, pending)
-        self._begin(pending)
-        return pending.future
 
     def cap_link(self, budget: int) -> None:
         """Send no more dimensions per token than this from now on, where the device adapts; 0 lifts the cap."""
@@ -153,48 +182,84 @@ class Agent:
         age_s = time.time() - promised.created_at
         budget_s = self._limits.budget_ms / 1000
         left_s = budget_s - age_s if 0 <= age_s < budget_s else 0.0  # a clock that went back tells no age
-        pending = self._pending(promised, time.monotonic() - max(0.0, age_s), left_s)
-        pending.future = future
+        model = self._model
+        pending = Pending(
+            promised=promised,
+            entered=model.entrance.enter(promised.text, promised.pair),
+            model=model,
+            accepted_at=time.monotonic() - max(0.0, age_s),
+            deadline=time.monotonic() + left_s,
+            future=future,
+        )
         if left_s > 0:
-            self._begin(pending)
+            for refusal in self._begin([pending]).values():
+                raise refusal
         else:
             _compute_here(self.device_id, pending)
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
-    def _pending(self, promised: Promised, accepted_at: float, left_s: float, place: Place = NOWHERE) -> Pending:
-        model = self._model
-        return Pending(
-            promised=promised,
-            entered=model.entrance.enter(promised.text, promised.pair),
+    def _accepted(self, input_: Input, entered: Entered, model: DeviceModel, accepted_at: float) -> Pending:
+        created_at, budget_s = time.time(), self._limits.budget_ms / 1000
+        pending = Pending(
+            promised=Promised(
+                request_id=_request_id(created_at),
+                input_id=input_.id,
+                created_at=created_at,
+                deadline=created_at + budget_s,
+                text=input_.text,
+                pair=input_.pair,
+                true_label=input_.label,
+            ),
+            entered=entered,
             model=model,
             accepted_at=accepted_at,
-            deadline=time.monotonic() + left_s if left_s <= 0 else accepted_at + self._limits.budget_ms / 1000,
-            place=place,
+            deadline=accepted_at + budget_s,
+            place=self._tracer.join(input_.traceparent or ""),
         )
+        trace(self._tracer, pending)
+        return pending
 
-    def _begin(self, pending: Pending) -> None:
-        tier = pending.entered.tier
-        if tier is Tier.DEVICE or self.surroundings.is_saturated(tier):  # a tired tier is asked only for the rest
-            self._run_here(pending)
-        else:
-            self._hand_over(pending, pending.entered.state, tier)
+    def _begin(self, pendings: Sequence[Pending]) -> dict[str, OverloadedError]:
+        """Answer requests here or hand them over; give those that were refused all the same, by request."""
+        here: list[Pending] = []
+        away: list[Pending] = []
+        for pending in pendings:
+            tier = pending.entered.tier
+            is_here = tier is Tier.DEVICE or self.surroundings.is_saturated(tier)  # a tired tier gets only the rest
+            (here if is_here else away).append(pending)
+        leaving = [_Leaving(pending, pending.entered.state, pending.entered.tier) for pending in away]
+        leaving += self._run_here(here) if here else []
+        refused: dict[str, OverloadedError] = {}
+        for one in leaving:
+            try:
+                self._hand_over(one)
+            except OverloadedError as exc:
+                refused[one.pending.request_id] = exc
+        return refused
 
-    def _run_here(self, pending: Pending) -> None:
+    def _run_here(self, pendings: Sequence[Pending]) -> list[_Leaving]:
+        """Settle what the device's exit is sure of, and give the rest."""
         try:
-            verdict = run_device_layers(self.device_id, pending)
+            verdicts = run_device_layers(self.device_id, pendings)
         except Exception as exc:  # it is accepted, so it must be answered: by the next tier, from its embedding
+            if len(pendings) > 1:
+                return [one for pending in pendings for one in self._run_here([pending])]
+            (pending,) = pendings
             _LOGGER.exception("%s: inference failed on the device; the edge is asked", pending.request_id)
             pending.failure = f"inference failed on the device: {exc}"
-            self._hand_over(pending, pending.entered.state, Tier.EDGE)
-            return
-        match verdict:
-            case Exited():
-                self._settler.settle(pending, self._settler.answers.from_exit(pending, verdict, verdict.reason))
-            case Unsure():
-                pending.local = verdict.best
-                self._hand_over(pending, verdict.state, Tier.EDGE)
+            return [_Leaving(pending, pending.entered.state, Tier.EDGE)]
+        leaving = []
+        for pending, verdict in zip(pendings, verdicts, strict=True):
+            match verdict:
+                case Exited():
+                    self._settler.settle(pending, self._settler.answers.from_exit(pending, verdict, verdict.reason))
+                case Unsure():
+                    pending.local = verdict.best
+                    leaving.append(_Leaving(pending, verdict.state, Tier.EDGE))
+        return leaving
 
-    def _hand_over(self, pending: Pending, state: State, tier: Tier) -> None:
+    def _hand_over(self, leaving: _Leaving) -> None:
+        pending, state, tier = leaving
         pending.topic = self.topics.request(tier)
         pending.message = pending.model.escalation.pack(
             pending.request_id,
@@ -222,33 +287,35 @@ def _request_id(created_at: float) -> str:
     return f"{int(created_at * 1000):012x}{os.urandom(6).hex()}"
 
 
-def run_device_layers(device_id: str, pending: Pending) -> Verdict:
-    """Run [0, m) over a request's embedding, and note the device's hop."""
-    pending.computed_at = time.monotonic()
-    started = time.perf_counter()
-    (verdict,) = pending.model.pipeline.advance([pending.entered.state])
-    best = verdict if isinstance(verdict, Exited) else verdict.best
-    hop = Hop(
-        tier=Tier.DEVICE,
-        node=device_id,
-        start=0,
-        end=best.layer,
-        queue_ms=0.0,
-        compute_ms=(time.perf_counter() - started) * 1000,
-        confidence=best.confidence,
-        predictions=best.predictions,
-        confidences=best.confidences,
-    )
-    pending.hops = (*pending.hops, hop)
-    return verdict
+def run_device_layers(device_id: str, pendings: Sequence[Pending]) -> list[Verdict]:
+    """Run [0, m) over the embeddings of requests that began with one model, and note the device's hop in each."""
+    computed_at = time.monotonic()
+    verdicts = pendings[0].model.pipeline.advance([pending.entered.state for pending in pendings])
+    together_ms = sum(verdict.best.compute_ms for verdict in verdicts)
+    for pending, verdict in zip(pendings, verdicts, strict=True):
+        best = verdict.best
+        hop = Hop(
+            tier=Tier.DEVICE,
+            node=device_id,
+            start=0,
+            end=best.layer,
+            queue_ms=together_ms - best.compute_ms,  # for those that ran beside it
+            compute_ms=best.compute_ms,
+            confidence=best.confidence,
+            predictions=best.predictions,
+            confidences=best.confidences,
+        )
+        pending.computed_at = computed_at
+        pending.hops = (*pending.hops, hop)
+    return verdicts
 
 
 def _compute_here(device_id: str, pending: Pending) -> None:
     """Find the device's own exit; a failure is noted, for the request must end all the same."""
     try:
-        verdict = run_device_layers(device_id, pending)
+        (verdict,) = run_device_layers(device_id, [pending])
     except Exception as exc:
         _LOGGER.exception("%s: inference failed on the device", pending.request_id)
         pending.failure = f"inference failed on the device: {exc}"
     else:
-        pending.local = verdict if isinstance(verdict, Exited) else verdict.best
+        pending.local = verdict.best

@@ -193,5 +193,5 @@ def _settler(
 
 
 def _run_here(node: str, pending: Pending) -> Exited:
-    verdict = run_device_layers(node, pending)
-    return verdict if isinstance(verdict, Exited) else verdict.best
+    (verdict,) = run_device_layers(node, [pending])
+    return verdict.best

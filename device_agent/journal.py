@@ -1,6 +1,7 @@
 """Finished requests on their way to the log, kept until the recorder's receipt."""
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -16,7 +17,8 @@ from device_agent.outbox import Outbox, Release
 
 _LOGGER = logging.getLogger(__name__)
 _WINDOW = 256  # records sent and not receipted; the rest waits here and leaves the transport to requests
-_FULL = 32  # records that wait no longer for a receipt to take them along
+_FULL = 32  # records that travel together at most
+_GATHER_S = 0.1  # for which records wait for each other
 _MAX_TOGETHER_BYTES = 100_000
 
 WhenFull = Literal["refuse", "drop"]
@@ -25,8 +27,8 @@ WhenFull = Literal["refuse", "drop"]
 class Journal:
     """Sends every record, oldest deadline first, and again until it is receipted.
 
-    What finishes while a receipt is awaited goes together with the next sending (as Nagle's algorithm does), so that
-    the log costs a message per record only when there is hardly any work.
+    What finishes shortly after a sending goes together with the next one, so that the log costs a message per record
+    only when there is hardly any work, and the recorder works through many records in a row.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Journal:
         self._capacity = capacity
         self._when_full = when_full
         self._resend_s = resend_s
+        self._sent_at = -math.inf  # monotonic seconds, of what left last for the first time
+        self._is_awaited = False  # somebody waits for the last receipt
         self._lock = threading.Lock()
         self._is_settled = threading.Condition(self._lock)
         self._keeping: set[str] = set()  # on their way into the outbox
@@ -126,9 +130,12 @@ class Journal:
         self._send(self._take_waiting(time.monotonic()))
 
     def wait_until_settled(self, limit_s: float) -> int:
-        """Wait for the last receipt; tell how many records never got theirs."""
+        """Let nothing wait for company, and wait for the last receipt; tell how many records never got theirs."""
+        self._is_awaited = True
+        self.send_waiting()
         with self._lock:
             self._is_settled.wait_for(lambda: not len(self), limit_s)
+            self._is_awaited = False
             return len(self)
 
     def _pop(self, request_id: str) -> bool:
@@ -150,8 +157,10 @@ class Journal:
     def _take_waiting(self, now: float) -> list[bytes]:
         taken: list[bytes] = []
         with self._lock:
-            if self._sent and len(self._waiting) < _FULL:
+            is_gathering = now - self._sent_at < _GATHER_S and len(self._waiting) < _FULL
+            if not self._waiting or (is_gathering and not self._is_awaited):
                 return taken
+            self._sent_at = now
             while self._waiting and len(self._sent) < _WINDOW:
                 request_id, record = self._waiting.popitem(last=False)
                 self._sent[request_id] = (record, now)

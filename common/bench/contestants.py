@@ -1,24 +1,28 @@
 """The contestants, each as its own process sees it (benchmarks/METHODOLOGY.md, letters as there)."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from common.bench.http_cloud import FullModel, HttpClient
+from common.bench.load import Contestant
 from common.bench.parts import Told
 from common.engine.choice import choose_policy
 from common.engine.entrance import Entrance
 from common.engine.pipeline import Exited, Pipeline
+from common.errors import DimeeError
 from common.inputs.text import Encoded, TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
-from common.model.segments import open_embedding, open_layers
+from common.model.segments import open_embedding, open_layers, unmasked
 from common.types import Answer, Tier
+from common.wire.documents import Input
 from device_agent.agent import Agent
 
 _RECEIPTS_LIMIT_S = 30.0
 
 
-class Dimee:
+class Dimee(Contestant):
     """The product, and (b) when its policy is cloud-only: a device agent whose fleet runs elsewhere."""
 
     def __init__(self, agent: Agent) -> None:
@@ -27,6 +31,19 @@ class Dimee:
     def submit(self, text: str) -> Future[Any]:
         """Hand the text to the agent."""
         return self._agent.submit(text)
+
+    def submit_all(self, texts: Sequence[str]) -> Sequence[Future[Any]]:
+        """Hand the texts to the agent.
+
+        Raises:
+            DimeeError: One of them is refused.
+        """
+        accepted = []
+        for one in self._agent.submit_all([Input(text) for text in texts]):
+            if isinstance(one, DimeeError):
+                raise one
+            accepted.append(one)
+        return accepted
 
     def tell(self, answer: Answer) -> Told:
         """Say what the log will hold."""
@@ -47,7 +64,7 @@ class Dimee:
             raise TimeoutError(f"{missing} records have no receipt after {_RECEIPTS_LIMIT_S:.0f} s")
 
 
-class Alone:
+class Alone(Contestant):
     """A contestant without a network: it computes in ``submit``."""
 
     def submit(self, text: str) -> Future[Any]:
@@ -105,14 +122,14 @@ class Ideal(Alone):
     def answer(self, text: str) -> None:
         """Run the segments and throw away what they say."""
         encoded, depth = self._ready[text]
-        mask = encoded.attention_mask
+        mask = unmasked(encoded.input_ids.shape[1])
         hidden = self._embedding.run(encoded.input_ids, mask, encoded.token_type_ids)
         for segment in self._segments:
             if segment.span.end <= depth:
                 hidden = segment.run(hidden, mask).hidden_states
 
 
-class JointRest:
+class JointRest(Contestant):
     """(d): the device's span with its own exit; when that is unsure, the raw text to the full model over HTTP."""
 
     def __init__(self, bundle: Bundle, policy: str, cloud: HttpClient) -> None:

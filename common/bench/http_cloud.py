@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.bench.load import Contestant
 from common.bench.parts import Told
 from common.inputs.text import Encoded, TextEncoder
 from common.model.bundle import open_bundle
@@ -40,7 +41,7 @@ class FullModel:
         return [self.labels[index] for index in output.logits.argmax(axis=1)]
 
 
-class HttpClient:
+class HttpClient(Contestant):
     """Texts to the server, one kept-alive connection per request in flight."""
 
     def __init__(self, host: str, port: int, in_flight: int) -> None:

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -18,6 +19,10 @@ class Contestant(Protocol):
         """Start to answer one text."""
         ...
 
+    def submit_all(self, texts: Sequence[str]) -> Sequence[Future[Any]]:
+        """Start to answer texts that wait together."""
+        return [self.submit(text) for text in texts]
+
     def tell(self, answer: Any) -> Told:
         """Say what an answer was; asked after the turn."""
         ...
@@ -30,20 +35,14 @@ class Contestant(Protocol):
 def run_turn(contestant: Contestant, turn: Turn) -> Turned:
     """Put a turn's load on a contestant."""
     slots = threading.Semaphore(turn.in_flight)
-    gaps = random.Random(turn.seed)  # noqa: S311 - arrivals, no secret
     futures: list[Future[Any]] = []
     latencies = [0.0] * len(turn.texts)
-    started = arrival = time.perf_counter()
-    for place, text in enumerate(turn.texts):
-        if turn.rate_hz is None:
-            slots.acquire()
-            arrival = time.perf_counter()
-        else:
-            arrival += gaps.expovariate(turn.rate_hz)
-            time.sleep(max(0.0, arrival - time.perf_counter()))
-        future = contestant.submit(text)
-        future.add_done_callback(_Stopwatch(latencies, place, arrival, slots))
-        futures.append(future)
+    started = time.perf_counter()
+    waves = _arrivals(turn, started) if turn.rate_hz else _closed_loop(turn, slots)
+    for arrival, texts in waves:
+        for future in contestant.submit_all(texts):
+            future.add_done_callback(_Stopwatch(latencies, len(futures), arrival, slots))
+            futures.append(future)
     results = [future.result() for future in futures]
     contestant.finish()
     elapsed_s = time.perf_counter() - started
@@ -52,6 +51,27 @@ def run_turn(contestant: Contestant, turn: Turn) -> Turned:
         for latency, result in zip(latencies, results, strict=True)
     )
     return Turned(answers=answers, elapsed_s=elapsed_s)
+
+
+def _closed_loop(turn: Turn, slots: threading.Semaphore) -> Iterator[tuple[float, Sequence[str]]]:
+    """Give the texts as places in flight become free, those of all places that are free together."""
+    begin = 0
+    while begin < len(turn.texts):
+        slots.acquire()
+        end = begin + 1
+        while end < len(turn.texts) and slots.acquire(blocking=False):
+            end += 1
+        yield time.perf_counter(), turn.texts[begin:end]
+        begin = end
+
+
+def _arrivals(turn: Turn, arrival: float) -> Iterator[tuple[float, Sequence[str]]]:
+    """Give the texts one by one as they arrive."""
+    gaps = random.Random(turn.seed)  # noqa: S311 - arrivals, no secret
+    for text in turn.texts:
+        arrival += gaps.expovariate(turn.rate_hz or 0.0)
+        time.sleep(max(0.0, arrival - time.perf_counter()))
+        yield arrival, (text,)
 
 
 class _Stopwatch:

@@ -1,14 +1,17 @@
 """The way in: text to the first hidden states, and the tier where the policy lets them enter."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
 from common.engine.pipeline import State
-from common.inputs.text import TextEncoder
+from common.errors import InputError
+from common.inputs.text import Encoded, TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
 from common.model.providers import PROCESSOR, Providers
-from common.model.segments import open_embedding
+from common.model.segments import open_embedding, unmasked
 from common.routing.evidence import EntryEvidence
 from common.routing.policies import Policy
 from common.types import Pool, Tier
@@ -58,19 +61,47 @@ class Entrance:
         Raises:
             InputError: The text is empty, or does not fit the model's task.
         """
-        encoded = self._encoder.encode(text, pair)
-        hidden = self._embedding.run(encoded.input_ids, encoded.attention_mask, encoded.token_type_ids)  # [1, S, H]
-        evidence = EntryEvidence(features=hidden.mean(axis=1), num_tokens=np.array([hidden.shape[1]]))  # no padding
+        (entered,) = self.enter_all([(text, pair)])
+        if isinstance(entered, InputError):
+            raise entered
+        return entered
+
+    def enter_all(self, inputs: Sequence[tuple[str, str | None]]) -> list[Entered | InputError]:
+        """Bring inputs to layer 0, each a text and its pair; what cannot be classified comes back as its error."""
+        encoded = [self._encode(text, pair) for text, pair in inputs]
+        readable = [one for one in encoded if isinstance(one, Encoded)]
+        entered = iter(self._embed(readable) if readable else ())
+        return [one if isinstance(one, InputError) else next(entered) for one in encoded]
+
+    def _encode(self, text: str, pair: str | None) -> Encoded | InputError:
+        try:
+            return self._encoder.encode(text, pair)
+        except InputError as exc:
+            return exc
+
+    def _embed(self, inputs: Sequence[Encoded]) -> list[Entered]:
+        hidden_states = [
+            self._embedding.run(one.input_ids, unmasked(one.input_ids.shape[1]), one.token_type_ids)[0]  # [S, H]
+            for one in inputs
+        ]
+        evidence = EntryEvidence(
+            features=np.stack([hidden.mean(axis=0) for hidden in hidden_states]),  # [B, H]
+            num_tokens=np.array([len(hidden) for hidden in hidden_states]),
+        )
         entries = self._policy.enter(evidence)
         clustered = entries if entries.pools is not None else self._clusterer.enter(evidence)
-        return Entered(
-            state=State(
-                hidden_states=hidden[0],
-                layers_run=0,
-                tokens=Tokens(ids=encoded.input_ids[0], types=encoded.token_type_ids[0]),
-            ),
-            tier=entries.tier(0),
-            pool=clustered.pool(0),
-            distances=() if clustered.distances is None else tuple(clustered.distances[0].tolist()),
-            is_truncated=encoded.is_truncated,
-        )
+        distances = [()] * len(inputs) if clustered.distances is None else clustered.distances.tolist()
+        return [
+            Entered(
+                state=State(
+                    hidden_states=hidden,
+                    layers_run=0,
+                    tokens=Tokens(ids=one.input_ids[0], types=one.token_type_ids[0]),
+                ),
+                tier=entries.tier(place),
+                pool=clustered.pool(place),
+                distances=tuple(distances[place]),
+                is_truncated=one.is_truncated,
+            )
+            for place, (one, hidden) in enumerate(zip(inputs, hidden_states, strict=True))
+        ]

@@ -12,7 +12,7 @@ from common.engine.choice import choose_policy
 from common.engine.token_embedding import TokenEmbedding
 from common.model.bundle import Bundle
 from common.model.providers import PROCESSOR, Providers
-from common.model.segments import LayerSegment, SegmentOutput, open_layers
+from common.model.segments import LayerSegment, SegmentOutput, open_layers, unmasked
 from common.model.thin_links import Rung, open_thin_links
 from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
 from common.routing.exits import ConfidenceCascade
@@ -36,6 +36,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     confidences: tuple[float, ...] = ()  # there
     rung: Rung | None = None  # how the exits behind the thin link that it came over are calibrated
     form: tuple[int, int] = (0, 0)  # tokens and dimensions in which it came over the wire
+    compute_ms: float = 0.0  # in this tier's layers so far
     tokens: Tokens | None = None  # what it was embedded from, before any layer has run
 
 
@@ -49,6 +50,12 @@ class Exited(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     predictions: tuple[int, ...]  # all exits passed, this one last
     confidences: tuple[float, ...]  # there
+    compute_ms: float = 0.0  # in this tier's layers
+
+    @property
+    def best(self) -> "Exited":
+        """What is known of the answer, as an unsure state has it too."""
+        return self
 
 
 class Unsure(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,15 @@ class Unsure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Verdict = Exited | Unsure
+
+
+class _Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """What a segment made of several states."""
+
+    hidden_states: list[Floats]  # each [sequence, hidden], real tokens only
+    logits: Floats  # [states, labels]
+    pooled: Floats  # [states, pooled]
+    compute_ms: list[float]
 
 
 class Pipeline:
@@ -74,6 +90,7 @@ class Pipeline:
         providers: Providers = (PROCESSOR,),
         takes_tokens: bool = False,
     ) -> None:
+        self.max_batch = 1  # states that share a run of a segment
         self.depth = depth
         self.manifest = bundle.manifest
         self._profiles: dict[int, Profile] = {}  # of the segment that begins at a layer, per input
@@ -105,7 +122,8 @@ class Pipeline:
     def advance(self, states: Sequence[State], *, upto: int | None = None) -> list[Verdict]:
         """Carry states that stand at one split point as far as the policy asks.
 
-        States may differ in length: they are padded and masked, and those that exit leave the batch at once.
+        The segments run over ``max_batch`` states at once, padded and masked where they differ in length; all exits are
+        read together, for what runs between two segments runs out of cold caches. Those that exit leave at once.
 
         Args:
             states: Where the inputs stand.
@@ -142,49 +160,69 @@ class Pipeline:
         is_believed = time.monotonic() - self._measured_at.get(start, -math.inf) < _BELIEVED_S
         return self._profiles[start] if is_believed else _UNKNOWN
 
-    def _run_measured(self, segment: LayerSegment, hidden: Floats, mask: NDArray[np.int64]) -> SegmentOutput:
+    def _run_measured(
+        self, segment: LayerSegment, hidden: Floats, mask: NDArray[np.int64]
+    ) -> tuple[SegmentOutput, float]:
+        """Run a segment; also give the milliseconds that it took for each input."""
         started = time.perf_counter()
         output = segment.run(hidden, mask)
         spent_ms = (time.perf_counter() - started) * 1000 / len(hidden)
         start = segment.span.start
         self._profiles[start] = self._profiles.get(start, _UNKNOWN).updated(spent_ms)
         self._measured_at[start] = time.monotonic()
-        return output
+        return output, spent_ms
+
+    def _run_all(self, segment: LayerSegment, states: Sequence[State]) -> _Ran:
+        hidden_states: list[Floats] = []
+        outputs: list[SegmentOutput] = []
+        compute_ms: list[float] = []
+        for begin in range(0, len(states), self.max_batch):
+            batch = states[begin : begin + self.max_batch]
+            output, spent_ms = self._run_measured(segment, *_stack(batch))
+            outputs.append(output)
+            hidden_states += [output.hidden_states[row, : len(state.hidden_states)] for row, state in enumerate(batch)]
+            compute_ms += [state.compute_ms + spent_ms for state in batch]
+        return _Ran(
+            hidden_states=hidden_states,
+            logits=np.concatenate([output.logits for output in outputs]),
+            pooled=np.concatenate([output.pooled for output in outputs]),
+            compute_ms=compute_ms,
+        )
 
     def _run_segment(
         self, waiting: dict[int, State], verdicts: dict[int, Verdict], upto: int | None
     ) -> dict[int, State]:
         states = list(waiting.values())
         segment = self._segments[states[0].layers_run]
-        output = self._run_measured(segment, *_stack(states))
-        exits = self._read_exit(segment, output, states)
+        ran = self._run_all(segment, states)
+        exits = self._read_exit(segment, ran, states)
         stays: dict[int, State] = {}
-        for row, (item, state) in enumerate(waiting.items()):
-            best, is_enough = exits[row]
+        for hidden, (item, state), (best, is_enough) in zip(ran.hidden_states, waiting.items(), exits, strict=True):
+            if is_enough:
+                verdicts[item] = best
+                continue
+            if segment.span.end == upto and upto != self.depth:
+                verdicts[item] = msgspec.structs.replace(best, reason=Reason.FINAL)
+                continue
             carried = State(
-                hidden_states=output.hidden_states[row, : len(state.hidden_states)],
+                hidden_states=hidden,
                 layers_run=segment.span.end,
                 predictions=best.predictions,
                 confidences=best.confidences,
                 rung=state.rung,
+                compute_ms=best.compute_ms,
             )
-            if is_enough:
-                verdicts[item] = best
-            elif segment.span.end == upto and upto != self.depth:
-                verdicts[item] = msgspec.structs.replace(best, reason=Reason.FINAL)
-            elif segment.span.end == self.depth:
+            if segment.span.end == self.depth:
                 verdicts[item] = Unsure(state=carried, best=best)
             else:
                 stays[item] = carried
         return stays
 
-    def _read_exit(
-        self, segment: LayerSegment, output: SegmentOutput, states: Sequence[State]
-    ) -> list[tuple[Exited, bool]]:
+    def _read_exit(self, segment: LayerSegment, ran: _Ran, states: Sequence[State]) -> list[tuple[Exited, bool]]:
         layer = segment.span.end
-        if not np.isfinite(output.logits).all():
+        if not np.isfinite(ran.logits).all():
             raise ValueError(f"layers up to {layer} gave logits that are no finite numbers")
-        probabilities = softmax(output.logits, self._temperatures_at(layer, states))  # [B, C]
+        probabilities = softmax(ran.logits, self._temperatures_at(layer, states))  # [B, C]
         predictions = probabilities.argmax(axis=1).tolist()  # [B]
         confidences = confidence(probabilities).tolist()  # [B]
         is_choice = layer < self._num_layers and self._policy.is_selective
@@ -195,13 +233,13 @@ class Pipeline:
             evidence = ExitEvidence(
                 layer=layer,
                 probabilities=probabilities,
-                pooled=output.pooled,
+                pooled=ran.pooled,
                 earlier=np.array([state.predictions for state in states], np.intp),
                 earlier_confidences=np.array([state.confidences for state in states], np.float32),
                 is_tier_end=layer == self.depth,
             )
             is_enough = self._policy.should_exit(evidence)
-        logits = output.logits.tolist()
+        logits = ran.logits.tolist()
         recalibrated = self._recalibrated(layer, states)
         for row, asked in recalibrated.items():
             is_enough[row] = confidences[row] >= np.float32(asked)
@@ -215,6 +253,7 @@ class Pipeline:
                     reason=Reason.CONFIDENT if is_choice else Reason.FINAL,
                     predictions=(*state.predictions, predictions[row]),
                     confidences=(*state.confidences, confidences[row]),
+                    compute_ms=ran.compute_ms[row],
                 ),
                 bool(is_enough[row]),
             )
@@ -242,7 +281,7 @@ class Pipeline:
 def _stack(states: Sequence[State]) -> tuple[Floats, NDArray[np.int64]]:
     lengths = [len(state.hidden_states) for state in states]
     if len(states) == 1:
-        return states[0].hidden_states[None], np.ones((1, lengths[0]), np.int64)
+        return states[0].hidden_states[None], unmasked(lengths[0])
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)  # [B, S]
     hidden = np.zeros((*mask.shape, states[0].hidden_states.shape[1]), np.float32)  # [B, S, H]
     for row, state in enumerate(states):

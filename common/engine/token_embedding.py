@@ -6,7 +6,7 @@ from common.errors import ArtifactError, WireError
 from common.inputs.text import TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
-from common.model.segments import open_embedding
+from common.model.segments import open_embedding, unmasked
 from common.routing.evidence import Floats
 from common.wire.tokens import Tokens
 
@@ -45,6 +45,5 @@ class TokenEmbedding:
                 f"token {int(tokens.ids.max())} of type {int(tokens.types.max())} is beyond a vocabulary of "
                 f"{self._vocabulary_size} and types up to {self._last_type}"
             )
-        mask = np.ones((1, len(tokens.ids)), np.int64)
-        hidden: Floats = self._segment.run(tokens.ids[None], mask, tokens.types[None])[0]  # [S, H]
+        hidden: Floats = self._segment.run(tokens.ids[None], unmasked(len(tokens.ids)), tokens.types[None])[0]  # [S, H]
         return hidden

@@ -16,9 +16,13 @@ class Encoded(msgspec.Struct, frozen=True, kw_only=True):
     """One input as the embedding segment takes it; no padding."""
 
     input_ids: NDArray[np.int64]  # [1, sequence]
-    attention_mask: NDArray[np.int64]  # [1, sequence], all 1
     token_type_ids: NDArray[np.int64]  # [1, sequence]
     is_truncated: bool
+
+    @property
+    def attention_mask(self) -> NDArray[np.int64]:
+        """All 1: [1, sequence]."""
+        return np.ones_like(self.input_ids)
 
 
 class TextEncoder:
@@ -57,7 +61,6 @@ class TextEncoder:
         input_ids = np.array([encoding.ids], np.int64)
         return Encoded(
             input_ids=input_ids,
-            attention_mask=np.ones_like(input_ids),
-            token_type_ids=np.array([encoding.type_ids], np.int64),
+            token_type_ids=np.array([encoding.type_ids], np.int64) if self._is_pair else np.zeros_like(input_ids),
             is_truncated=is_cut or bool(encoding.overflowing),
         )

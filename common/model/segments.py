@@ -1,5 +1,6 @@
 """ONNX segments: the embedding, and spans of layers that end in an exit head."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,14 @@ class LayerSegment:
             {"hidden_states": hidden_states, "attention_mask": attention_mask},
         )
         return SegmentOutput(hidden_states=hidden, logits=logits, pooled=pooled)
+
+
+@functools.lru_cache(maxsize=1024)
+def unmasked(length: int) -> Ids:
+    """Give the mask [1, S] of one input without padding; all share it, so nobody may write to it."""
+    mask = np.ones((1, length), np.int64)
+    mask.flags.writeable = False
+    return mask
 
 
 def open_embedding(bundle: Bundle, threads: int = 1, providers: Providers = (PROCESSOR,)) -> EmbeddingSegment:

@@ -35,6 +35,7 @@ def open_layers(
         takes_tokens=settings.worker.takes_tokens,
     )
     pipeline.warm_up()
+    pipeline.max_batch = batch_size(settings.worker.max_batch, pipeline)
     return pipeline
 
 

@@ -17,7 +17,7 @@ from common.model.manifest import MANIFEST_FILE
 from common.model.shelf import Shelf
 from common.service.backlog import FairByDevice
 from common.service.channels import open_channel
-from common.service.computing import batch_size, open_escalation, open_layers
+from common.service.computing import open_escalation, open_layers
 from common.service.core.client import open_core
 from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.home_assistant.showing import open_showing
@@ -40,6 +40,7 @@ from common.transport.mqtt import MqttTransport
 from common.types import Tier
 from common.wire.topics import Topics, checked
 
+_WAVE = 4  # requests that wait together are taken in so many at once
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -291,7 +292,7 @@ def work(
         inbox,
         worker,
         stopping,
-        max_batch=batch_size(settings.worker.max_batch, pipeline),
+        max_batch=max(pipeline.max_batch, _WAVE),
         backlog=backlog,
         quickest_ms=worker.quickest_ms,
     )

@@ -175,16 +175,14 @@ class TierWorker:
         return models[message.model_revision]
 
     def _run(self, chosen: Chosen, jobs: Sequence[_Job]) -> None:
-        started = time.perf_counter()
         try:
             with self._quarantine.in_hand([job.name for job in jobs]):
                 verdicts = chosen.pipeline.advance([job.state for job in jobs], upto=chosen.upto)
         except Exception as exc:  # noqa: BLE001 - the message boundary: one input must not stop the tier, nor its batch
             self._isolate(chosen, jobs, exc)
             return
-        compute_ms = (time.perf_counter() - started) * 1000 / len(jobs)  # each one's share of the batch
         for job, verdict in zip(jobs, verdicts, strict=True):
-            self._send(chosen, job, verdict, compute_ms)
+            self._send(chosen, job, verdict)
 
     def _isolate(self, chosen: Chosen, jobs: Sequence[_Job], exc: Exception) -> None:
         if len(jobs) > 1:
@@ -196,8 +194,8 @@ class TierWorker:
         self._quarantine.strike(job.name, job.delivery.topic, job.delivery.payload, f"computing it failed: {exc}")
         self._refuse(job.message, "internal", exc)
 
-    def _send(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> None:
-        hops = (*job.message.hops, self._hop(chosen, job, verdict, compute_ms))
+    def _send(self, chosen: Chosen, job: _Job, verdict: Verdict) -> None:
+        hops = (*job.message.hops, self._hop(chosen, job, verdict))
         self._meter.hop(hops[-1], has_answered=isinstance(verdict, Exited))
         match verdict:
             case Exited():
@@ -208,7 +206,7 @@ class TierWorker:
                 raise AssertionError("the last tier is never unsure")
             case Unsure():
                 self.counters["escalated"] += 1
-                left_ms = max(0.0, job.message.budget_ms - job.queue_ms - compute_ms)
+                left_ms = max(0.0, job.message.budget_ms - hops[-1].queue_ms - hops[-1].compute_ms)
                 carried = job.model.escalation.pack(
                     job.message.request_id,
                     job.message.device_id,
@@ -283,16 +281,17 @@ class TierWorker:
         self._quarantine.put_bytes(delivery.topic, delivery.payload, str(exc))
         _LOGGER.warning("refused %d bytes on %s: %s", len(delivery.payload), delivery.topic, exc)
 
-    def _hop(self, chosen: Chosen, job: _Job, verdict: Verdict, compute_ms: float) -> Hop:
+    def _hop(self, chosen: Chosen, job: _Job, verdict: Verdict) -> Hop:
         revision = chosen.pipeline.manifest.revision
-        best = verdict if isinstance(verdict, Exited) else verdict.best
+        best = verdict.best
+        here_ms = (time.monotonic() - job.delivery.received_at) * 1000
         return Hop(
             tier=self._identity.tier,
             node=self._identity.node,
             start=job.message.split_point,
             end=best.layer,
-            queue_ms=job.queue_ms,
-            compute_ms=compute_ms,
+            queue_ms=max(0.0, here_ms - best.compute_ms),  # for those taken with it, too
+            compute_ms=best.compute_ms,
             received_bytes=len(job.delivery.payload),
             confidence=best.confidence,
             predictions=best.predictions[len(job.state.predictions) :],

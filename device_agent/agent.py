@@ -13,14 +13,15 @@ from typing import NamedTuple, Self
 
 from common.config.settings import DeviceLimits
 from common.engine.entrance import Entered
-from common.engine.pipeline import Exited, State, Unsure, Verdict
+from common.engine.pipeline import Exited, State, Unsure
 from common.errors import DimeeError, InputError, OverloadedError
 from common.service.telemetry.tracing import Tracer
 from common.store.promises import Promised
 from common.transport.contract import Transport
-from common.types import Answer, Hop, Tier
+from common.types import Answer, Tier
 from common.wire.documents import Input
 from common.wire.topics import Topics
+from device_agent.layers import compute_here, run_device_layers
 from device_agent.model import DeviceModel
 from device_agent.outbox import Outbox
 from device_agent.pending import Pending
@@ -29,8 +30,8 @@ from device_agent.settler import Settler
 from device_agent.surroundings import Surroundings
 from device_agent.traces import trace
 
+MOST_TOGETHER = 8  # inputs that are accepted in one go: the first of them waits for the last
 _LOGGER = logging.getLogger(__name__)
-_WAVE = 8  # inputs that wait together are taken in so many at once
 
 
 class _Leaving(NamedTuple):
@@ -132,7 +133,7 @@ class Agent:
 
         What is done between two runs of the layers is done for several inputs at once.
         """
-        waves = (inputs[begin : begin + _WAVE] for begin in range(0, len(inputs), _WAVE))
+        waves = (inputs[begin : begin + MOST_TOGETHER] for begin in range(0, len(inputs), MOST_TOGETHER))
         return [one for wave in waves for one in self._submit_wave(wave)]
 
     def _submit_wave(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
@@ -195,7 +196,7 @@ class Agent:
             for refusal in self._begin([pending]).values():
                 raise refusal
         else:
-            _compute_here(self.device_id, pending)
+            compute_here(self.device_id, pending)
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
     def _accepted(self, input_: Input, entered: Entered, model: DeviceModel, accepted_at: float) -> Pending:
@@ -227,15 +228,8 @@ class Agent:
             tier = pending.entered.tier
             is_here = tier is Tier.DEVICE or self.surroundings.is_saturated(tier)  # a tired tier gets only the rest
             (here if is_here else away).append(pending)
-        leaving = [_Leaving(pending, pending.entered.state, pending.entered.tier) for pending in away]
-        leaving += self._run_here(here) if here else []
-        refused: dict[str, OverloadedError] = {}
-        for one in leaving:
-            try:
-                self._hand_over(one)
-            except OverloadedError as exc:
-                refused[one.pending.request_id] = exc
-        return refused
+        offloaded = [_Leaving(pending, pending.entered.state, pending.entered.tier) for pending in away]
+        return self._hand_over_all(offloaded) | self._hand_over_all(self._run_here(here) if here else ())
 
     def _run_here(self, pendings: Sequence[Pending]) -> list[_Leaving]:
         """Settle what the device's exit is sure of, and give the rest."""
@@ -258,6 +252,15 @@ class Agent:
                     leaving.append(_Leaving(pending, verdict.state, Tier.EDGE))
         return leaving
 
+    def _hand_over_all(self, leaving: Sequence[_Leaving]) -> dict[str, OverloadedError]:
+        refused: dict[str, OverloadedError] = {}
+        for one in leaving:
+            try:
+                self._hand_over(one)
+            except OverloadedError as exc:
+                refused[one.pending.request_id] = exc
+        return refused
+
     def _hand_over(self, leaving: _Leaving) -> None:
         pending, state, tier = leaving
         pending.topic = self.topics.request(tier)
@@ -273,7 +276,7 @@ class Agent:
         self._outbox.accept(pending.promised)
         if not self._slots.acquire(timeout=self._settler.time_for_tiers_s(pending)):
             if pending.local is None and not pending.failure:
-                _compute_here(self.device_id, pending)
+                compute_here(self.device_id, pending)
             self._settler.settle_here(
                 pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})"
             )
@@ -285,37 +288,3 @@ class Agent:
 def _request_id(created_at: float) -> str:
     """Give a random id that sorts by time, so that a large log is written at its end."""
     return f"{int(created_at * 1000):012x}{os.urandom(6).hex()}"
-
-
-def run_device_layers(device_id: str, pendings: Sequence[Pending]) -> list[Verdict]:
-    """Run [0, m) over the embeddings of requests that began with one model, and note the device's hop in each."""
-    computed_at = time.monotonic()
-    verdicts = pendings[0].model.pipeline.advance([pending.entered.state for pending in pendings])
-    together_ms = sum(verdict.best.compute_ms for verdict in verdicts)
-    for pending, verdict in zip(pendings, verdicts, strict=True):
-        best = verdict.best
-        hop = Hop(
-            tier=Tier.DEVICE,
-            node=device_id,
-            start=0,
-            end=best.layer,
-            queue_ms=together_ms - best.compute_ms,  # for those that ran beside it
-            compute_ms=best.compute_ms,
-            confidence=best.confidence,
-            predictions=best.predictions,
-            confidences=best.confidences,
-        )
-        pending.computed_at = computed_at
-        pending.hops = (*pending.hops, hop)
-    return verdicts
-
-
-def _compute_here(device_id: str, pending: Pending) -> None:
-    """Find the device's own exit; a failure is noted, for the request must end all the same."""
-    try:
-        (verdict,) = run_device_layers(device_id, [pending])
-    except Exception as exc:
-        _LOGGER.exception("%s: inference failed on the device", pending.request_id)
-        pending.failure = f"inference failed on the device: {exc}"
-    else:
-        pending.local = verdict.best

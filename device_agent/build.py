@@ -25,11 +25,12 @@ from common.transport.contract import Inbox, Transport
 from common.transport.mqtt import MqttTransport
 from common.types import Tier
 from common.wire.topics import Topics, checked
-from device_agent.agent import Agent, run_device_layers
+from device_agent.agent import Agent
 from device_agent.answers import AnswerMaker
 from device_agent.audit import Audit, Auditor, NoAudit
 from device_agent.beginning import follow_rollout, open_first
 from device_agent.journal import Journal
+from device_agent.layers import run_device_layers
 from device_agent.link_cap import LinkCaps
 from device_agent.model import load_model
 from device_agent.outbox import Outbox, open_outbox

@@ -4,17 +4,17 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from common.errors import CrashError, DimeeError, InputError, OverloadedError, TransportError
+from common.errors import CrashError, DimeeError, InputError, TransportError
 from common.service.lifecycle import Stopping
 from common.types import Answer
 from common.wire.documents import Input, answer_document, encode_document
-from device_agent.agent import Agent
+from device_agent.agent import MOST_TOGETHER, Agent
 from device_agent.sources import Arrival
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,17 +55,15 @@ class Serving:
         self._lines.put(None)
         self._writer.join()
 
-    def serve(self, source: Iterable[Arrival]) -> None:
+    def serve(self, source: Iterable[Sequence[Arrival]]) -> None:
         """Accept everything a source brings; a refused input is answered with its error."""
-        for item in source:
-            while self._lines.qsize() > _MAX_UNWRITTEN and not self._stopping.wait(_POLL_S):
-                pass
-            if isinstance(item, InputError):
-                self._refuse(None, item)
-            else:
-                self._take(item)
+        for arrivals in source:
+            for begin in range(0, len(arrivals), MOST_TOGETHER):
+                while self._lines.qsize() > _MAX_UNWRITTEN and not self._stopping.wait(_POLL_S):
+                    pass
+                self._take(arrivals[begin : begin + MOST_TOGETHER])
 
-    def listen(self, source: Iterable[Arrival]) -> None:
+    def listen(self, source: Iterable[Sequence[Arrival]]) -> None:
         """Serve on a thread of its own; its crash ends the process."""
         try:
             self.serve(source)
@@ -73,28 +71,38 @@ class Serving:
             _LOGGER.exception("the %s thread died; this process stops", threading.current_thread().name)
             self._stopping(CrashError(f"the {threading.current_thread().name} thread died: {exc}"))
 
-    def _take(self, item: Input) -> None:
-        with self._lock:
-            known = None if item.id is None else self._known.get(item.id)
-            if known is None and item.id is not None:
-                placeholder: Future[Answer] = Future()
-                self._known[item.id] = placeholder  # a twin that comes meanwhile waits for the same answer
-        if known is not None:
-            self._repeat(item, known)
-            return
-        try:
-            future = self._agent.submit(
-                item.text, item.pair, true_label=item.label, input_id=item.id, traceparent=item.traceparent
-            )
-        except (InputError, OverloadedError) as exc:
+    def _take(self, arrivals: Sequence[Arrival]) -> None:
+        fresh: list[Input] = []
+        for item in arrivals:
+            if isinstance(item, InputError):
+                self._refuse(None, item)
+            elif self._is_fresh(item):
+                fresh.append(item)
+        for item, accepted in zip(fresh, self._agent.submit_all(fresh), strict=True):
+            if isinstance(accepted, DimeeError):
+                self._forget(item)
+                self._refuse(item.id, accepted)
+                continue
             if item.id is not None:
-                with self._lock:
-                    self._known.pop(item.id, None)
-            self._refuse(item.id, exc)
-            return
+                self._remember(item.id, accepted)
+            accepted.add_done_callback(partial(self._answered, item.id))
+
+    def _is_fresh(self, item: Input) -> bool:
+        """Hold the place of an input with an id; one that is known is answered from memory, and is not fresh."""
+        if item.id is None:
+            return True
+        with self._lock:
+            known = self._known.get(item.id)
+            if known is None:
+                self._known[item.id] = Future()  # a twin that comes meanwhile waits for the same answer
+                return True
+        self._repeat(item, known)
+        return False
+
+    def _forget(self, item: Input) -> None:
         if item.id is not None:
-            self._remember(item.id, future)
-        future.add_done_callback(partial(self._answered, item.id))
+            with self._lock:
+                self._known.pop(item.id, None)
 
     def _refuse(self, input_id: str | None, error: DimeeError) -> None:
         _LOGGER.warning("an input is refused: %s", error)

@@ -1,4 +1,4 @@
-"""Where a device's texts come from: stdin, a growing JSONL file, or its MQTT input topic."""
+"""Where a device's texts come from: stdin, a growing JSONL file, or its MQTT input topic; what waits comes together."""
 
 import os
 import select
@@ -10,6 +10,7 @@ from common.errors import ConfigError, InputError
 from common.service.lifecycle import Stopping
 from common.transport.contract import Inbox
 from common.wire.documents import Input, decode_input
+from device_agent.agent import MOST_TOGETHER
 
 Arrival = Input | InputError  # what cannot be read is answered, too
 
@@ -18,7 +19,7 @@ _CHUNK_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1_000_000
 
 
-def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[Arrival]:
+def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[list[Arrival]]:
     """Read one input per line until the stream ends or the process is asked to stop."""
     rest, number = b"", 0
     while not stopping.is_asked:
@@ -26,14 +27,14 @@ def from_stream(stream: BinaryIO, stopping: Stopping) -> Iterator[Arrival]:
             continue
         chunk = os.read(stream.fileno(), _CHUNK_BYTES)
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines if chunk else filter(None, [rest]):
-            number += 1
-            yield _parse(line, f"line {number}")
+        whole = lines if chunk else list(filter(None, [rest]))
+        yield [_parse(line, f"line {place}") for place, line in enumerate(whole, number + 1)]
+        number += len(whole)
         if not chunk:
             return
 
 
-def from_file(path: Path, stopping: Stopping) -> Iterator[Arrival]:
+def from_file(path: Path, stopping: Stopping) -> Iterator[list[Arrival]]:
     """Follow a file that others append to, from its start; a file that is replaced is read anew.
 
     Raises:
@@ -46,21 +47,20 @@ def from_file(path: Path, stopping: Stopping) -> Iterator[Arrival]:
             yield from _follow(file, path, stopping)
 
 
-def from_inbox(inbox: Inbox) -> Iterator[Arrival]:
+def from_inbox(inbox: Inbox) -> Iterator[list[Arrival]]:
     """Take inputs that applications publish, until the inbox is closed."""
-    while (deliveries := inbox.get_batch(1)) is not None:
-        for delivery in deliveries:
-            yield _parse(delivery.payload, f"message on {delivery.topic}")
+    while (deliveries := inbox.get_batch(MOST_TOGETHER)) is not None:
+        yield [_parse(delivery.payload, f"message on {delivery.topic}") for delivery in deliveries]
 
 
-def _follow(file: BinaryIO, path: Path, stopping: Stopping) -> Iterator[Arrival]:
+def _follow(file: BinaryIO, path: Path, stopping: Stopping) -> Iterator[list[Arrival]]:
     rest, number = b"", 0
     while not stopping.is_asked:
         chunk = file.readline(_MAX_LINE_BYTES)
         rest += chunk
         if rest.endswith(b"\n"):
             number += 1
-            yield _parse(rest, f"{path} line {number}")
+            yield [_parse(rest, f"{path} line {number}")]
             rest = b""
         elif not chunk:
             if _is_replaced(file, path):

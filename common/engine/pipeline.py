@@ -14,7 +14,7 @@ from common.model.bundle import Bundle
 from common.model.providers import PROCESSOR, Providers
 from common.model.segments import LayerSegment, SegmentOutput, open_layers, unmasked
 from common.model.thin_links import Rung, open_thin_links
-from common.routing.evidence import ExitEvidence, Floats, confidence, softmax
+from common.routing.evidence import ExitEvidence, Floats, softmax
 from common.routing.exits import ConfidenceCascade
 from common.routing.policies import Policy
 from common.routing.selection import Profile
@@ -184,8 +184,8 @@ class Pipeline:
             compute_ms += [state.compute_ms + spent_ms for state in batch]
         return _Ran(
             hidden_states=hidden_states,
-            logits=np.concatenate([output.logits for output in outputs]),
-            pooled=np.concatenate([output.pooled for output in outputs]),
+            logits=_joined([output.logits for output in outputs]),
+            pooled=_joined([output.pooled for output in outputs]),
             compute_ms=compute_ms,
         )
 
@@ -220,55 +220,52 @@ class Pipeline:
 
     def _read_exit(self, segment: LayerSegment, ran: _Ran, states: Sequence[State]) -> list[tuple[Exited, bool]]:
         layer = segment.span.end
-        if not np.isfinite(ran.logits).all():
+        logits = ran.logits.tolist()
+        if not math.isfinite(sum(map(sum, logits))):
             raise ValueError(f"layers up to {layer} gave logits that are no finite numbers")
         probabilities = softmax(ran.logits, self._temperatures_at(layer, states))  # [B, C]
-        predictions = probabilities.argmax(axis=1).tolist()  # [B]
-        confidences = confidence(probabilities).tolist()  # [B]
-        is_choice = layer < self._num_layers and self._policy.is_selective
-        threshold = None if layer == self._num_layers else self._policy.threshold_at(layer)
-        if layer == self._num_layers:
-            is_enough = np.ones(len(states), bool)
-        else:
-            evidence = ExitEvidence(
+        is_last = layer == self._num_layers
+        threshold = None if is_last else self._policy.threshold_at(layer)
+        asked = self._asked(layer, threshold, states)
+        is_enough = [True] * len(states) if is_last else self._are_enough(layer, probabilities, ran.pooled, states)
+        reason = Reason.CONFIDENT if not is_last and self._policy.is_selective else Reason.FINAL
+        exits = []
+        for row, (state, calibrated) in enumerate(zip(states, probabilities.tolist(), strict=True)):
+            confidence = max(calibrated)
+            best = Exited(
+                logits=tuple(logits[row]),
+                confidence=confidence,
                 layer=layer,
-                probabilities=probabilities,
-                pooled=ran.pooled,
-                earlier=np.array([state.predictions for state in states], np.intp),
-                earlier_confidences=np.array([state.confidences for state in states], np.float32),
-                is_tier_end=layer == self.depth,
+                threshold=asked.get(row, threshold),
+                reason=reason,
+                predictions=(*state.predictions, calibrated.index(confidence)),
+                confidences=(*state.confidences, confidence),
+                compute_ms=ran.compute_ms[row],
             )
-            is_enough = self._policy.should_exit(evidence)
-        logits = ran.logits.tolist()
-        recalibrated = self._recalibrated(layer, states)
-        for row, asked in recalibrated.items():
-            is_enough[row] = confidences[row] >= np.float32(asked)
-        return [
-            (
-                Exited(
-                    logits=tuple(logits[row]),
-                    confidence=confidences[row],
-                    layer=layer,
-                    threshold=recalibrated.get(row, threshold),
-                    reason=Reason.CONFIDENT if is_choice else Reason.FINAL,
-                    predictions=(*state.predictions, predictions[row]),
-                    confidences=(*state.confidences, confidences[row]),
-                    compute_ms=ran.compute_ms[row],
-                ),
-                bool(is_enough[row]),
-            )
-            for row, state in enumerate(states)
-        ]
+            exits.append((best, confidence >= np.float32(asked[row]) if row in asked else is_enough[row]))
+        return exits
+
+    def _are_enough(self, layer: int, probabilities: Floats, pooled: Floats, states: Sequence[State]) -> list[bool]:
+        """Ask the policy about an exit of each state."""
+        evidence = ExitEvidence(
+            layer=layer,
+            probabilities=probabilities,
+            pooled=pooled,
+            earlier=np.array([state.predictions for state in states], np.intp),
+            earlier_confidences=np.array([state.confidences for state in states], np.float32),
+            is_tier_end=layer == self.depth,
+        )
+        is_enough: list[bool] = self._policy.should_exit(evidence).tolist()
+        return is_enough
 
     def _temperatures_at(self, layer: int, states: Sequence[State]) -> Floats:
         """Give the temperature [B, 1] of an exit for each state: a thin link changes how sure one may be."""
         usual = self._temperatures[layer]
-        rungs = [state.rung for state in states]
-        return np.array([[usual if rung is None else rung.temperatures[layer]] for rung in rungs], np.float32)
+        temperatures = [usual if state.rung is None else state.rung.temperatures[layer] for state in states]
+        return np.array(temperatures, np.float32)[:, None]
 
-    def _recalibrated(self, layer: int, states: Sequence[State]) -> dict[int, float]:
+    def _asked(self, layer: int, usual: float | None, states: Sequence[State]) -> dict[int, float]:
         """Give by row the threshold of the budget that a state came in, while the default policy's own is in force."""
-        usual = None if layer == self._num_layers else self._policy.threshold_at(layer)
         if usual is None or usual != self._default_thresholds.get(layer):
             return {}
         return {
@@ -276,6 +273,10 @@ class Pipeline:
             for row, state in enumerate(states)
             if state.rung is not None and layer in state.rung.thresholds
         }
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _stack(states: Sequence[State]) -> tuple[Floats, NDArray[np.int64]]:

@@ -107,13 +107,14 @@ class TierWorker:
         self.models = {name: model for name, model in self.models.items() if model.revision != revision}
 
     def handle(self, deliveries: list[Delivery]) -> None:
-        """Answer, escalate or refuse what was waiting together, by what runs and split point."""
+        """Answer, escalate or refuse what was waiting together, by what runs and split point; a suspect runs alone."""
         jobs = [job for delivery in deliveries if (job := self._accept(delivery))]
-        together: dict[tuple[int, Chosen], list[_Job]] = {}
+        together: dict[tuple[int, Chosen, Name | None], list[_Job]] = {}
         for job in jobs:
             chosen = job.model.variants.choose(job.message.split_point, job.message.budget_ms - job.queue_ms)
-            together.setdefault((job.message.split_point, chosen), []).append(job)
-        for (_, chosen), those in together.items():
+            suspect = job.name if self._quarantine.suspects(job.name) else None
+            together.setdefault((job.message.split_point, chosen, suspect), []).append(job)
+        for (_, chosen, _), those in together.items():
             self._run(chosen, those)
 
     def turn_away(self, shed: Peek) -> None:

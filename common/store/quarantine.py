@@ -120,6 +120,10 @@ class Quarantine:
         self.counters["quarantined_again"] += 1
         return True
 
+    def suspects(self, name: Name) -> bool:
+        """Say whether computing a request failed before, so that no other should run beside it."""
+        return name in self._strikes
+
     @contextmanager
     def in_hand(self, names: Sequence[Name]) -> Iterator[None]:
         """Leave word of what is being computed, for the process that comes after a death."""

@@ -1,15 +1,17 @@
 """Every accepted request ends in exactly one answer and one record, whatever the tiers do."""
 
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
 from tiny import sentences
 
+from common.engine.pipeline import State
 from common.errors import InputError, OverloadedError
 from common.transport.contract import Inbox
-from common.types import Reason, Tier
+from common.types import Answer, Reason, Tier
 from common.wire import codec
+from common.wire.documents import Input
 from common.wire.messages import Failure, HiddenStates, Outcome
 from common.wire.topics import Topics
 
@@ -204,3 +206,56 @@ def test_a_long_text_is_cut_and_said_so(site: Any) -> None:
 
     assert answer.is_truncated
     assert answer.tokens == 32
+
+
+def test_inputs_accepted_together_are_answered_as_each_alone(site: Any) -> None:
+    site.start_recorder()
+    site.start_tier(Tier.EDGE, thresholds={2: 0.0})
+    agent = site.start_device(policy="dimee")
+    texts = [text for text, _ in sentences(20, seed=7)]
+
+    accepted = agent.submit_all([*map(Input, texts[:5]), Input("  "), *map(Input, texts[5:])])
+    refused = accepted.pop(5)
+    together = [one.result(LIMIT_S) for one in accepted if isinstance(one, Future)]
+    alone = [agent.classify(text) for text in texts]
+
+    assert isinstance(refused, InputError)
+    assert [_said(answer) for answer in together] == [_said(answer) for answer in alone]
+    agent.__exit__(None, None, None)
+    assert len(site.records) == 40
+
+
+def _said(answer: Answer) -> tuple[Any, ...]:
+    return answer.label, answer.confidence, answer.exit_layer, answer.pool, answer.distances, answer.tokens
+
+
+def test_one_input_that_breaks_the_layers_leaves_those_beside_it_alone(site: Any, monkeypatch: Any) -> None:
+    site.start_recorder()
+    site.start_tier(Tier.EDGE, thresholds={2: 0.0})
+    agent = site.start_device(policy="device-only")
+    advance = agent._model.pipeline.advance
+
+    def fragile(states: list[State], **options: Any) -> Any:
+        if any(len(state.hidden_states) > 8 for state in states):
+            raise RuntimeError("broken input")
+        return advance(states, **options)
+
+    monkeypatch.setattr(agent._model.pipeline, "advance", fragile)
+    accepted = agent.submit_all([Input("fine"), Input("fine film " * 10), Input("film")])
+    answers = [one.result(LIMIT_S) for one in accepted if isinstance(one, Future)]
+
+    assert [answer.exit_tier for answer in answers] == [Tier.DEVICE, Tier.EDGE, Tier.DEVICE]
+
+
+def test_records_that_finish_shortly_after_each_other_travel_together(site: Any) -> None:
+    site.start_recorder()
+    ears, heard = site.transport("ears"), Inbox(1000)
+    ears.subscribe(TOPICS.log, heard)
+    agent = site.start_device(policy="device-only")
+
+    accepted = agent.submit_all([Input("fine film")] * 8)
+    wait([one for one in accepted if isinstance(one, Future)], timeout=LIMIT_S)
+    agent.__exit__(None, None, None)
+
+    assert len(site.records) == 8
+    assert len(heard) == 2  # the first alone, as nothing was sent before it, and the others when the device stopped

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tiny import LAYERS, sentences
@@ -80,16 +81,33 @@ def test_split_backbone_gives_the_unsplit_logits(
 
 
 def test_a_batch_answers_as_each_input_alone(bundle: Bundle, states: list[State]) -> None:
+    alone_at_a_time = Pipeline(bundle, ConfidenceCascade(thresholds={1: 0.9, 2: 0.9}), depth=LAYERS)
+    padded = Pipeline(bundle, ConfidenceCascade(thresholds={1: 0.9, 2: 0.9}), depth=LAYERS)
+    padded.max_batch = len(states) - 1
+
+    together = padded.advance(states)
+
+    for state, verdict in zip(states, together, strict=True):
+        (alone,) = alone_at_a_time.advance([state])
+        assert isinstance(alone, Exited)
+        assert isinstance(verdict, Exited)
+        assert (verdict.layer, verdict.predictions) == (alone.layer, alone.predictions)
+        np.testing.assert_allclose(verdict.logits, alone.logits, rtol=0, atol=1e-5)
+
+
+def test_states_taken_together_and_run_one_by_one_answer_to_the_last_bit_as_alone(
+    bundle: Bundle, states: list[State]
+) -> None:
     pipeline = Pipeline(bundle, ConfidenceCascade(thresholds={1: 0.9, 2: 0.9}), depth=LAYERS)
 
     together = pipeline.advance(states)
 
     for state, verdict in zip(states, together, strict=True):
         (alone,) = pipeline.advance([state])
-        assert isinstance(alone, Exited)
-        assert isinstance(verdict, Exited)
-        assert (verdict.layer, verdict.predictions) == (alone.layer, alone.predictions)
-        np.testing.assert_allclose(verdict.logits, alone.logits, rtol=0, atol=1e-5)
+        assert verdict.best.compute_ms > 0
+        assert msgspec.structs.replace(verdict.best, compute_ms=0.0) == msgspec.structs.replace(
+            alone.best, compute_ms=0.0
+        )
 
 
 def test_an_exit_below_its_threshold_carries_on_and_the_last_one_has_the_last_word(

@@ -196,6 +196,25 @@ def test_a_request_that_breaks_the_model_twice_is_refused_at_once_from_then_on(b
     assert bench.worker._quarantine.counters == {"quarantined": 1, "quarantined_again": 3}
 
 
+def test_what_broke_the_model_once_is_computed_alone_from_then_on(bench: Bench, monkeypatch: Any) -> None:
+    runs: list[int] = []
+    (model,) = bench.worker.models.values()
+    (pipeline,) = model.variants.pipelines
+    advance = pipeline.advance
+
+    def fragile(states: list[State], **options: Any) -> Any:
+        runs.append(len(states))
+        if len(runs) == 1:
+            raise RuntimeError("broken once")
+        return advance(states, **options)
+
+    monkeypatch.setattr(pipeline, "advance", fragile)
+    bench.say(codec.encode(bench.request(1)))
+    bench.say(*(codec.encode(bench.request(number)) for number in range(1, 5)))
+
+    assert sorted(runs[1:]) == [1, 3]
+
+
 @pytest.mark.parametrize("payload", [b"\xc1", codec.encode(Receipt(request_ids=("a",)))])
 def test_bytes_that_cannot_be_read_are_kept(bench: Bench, payload: bytes) -> None:
     bench.say(payload, payload)

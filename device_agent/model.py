@@ -9,7 +9,7 @@ from common.engine.entrance import Entrance
 from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
-from common.engine.uplink import Uplink
+from common.engine.uplink import Unmeasured, Uplink, Way
 from common.model.bundle import Bundle
 from common.model.manifest import Manifest
 from common.model.thin_links import ThinLinks
@@ -24,7 +24,7 @@ class DeviceModel:
     entrance: Entrance
     pipeline: Pipeline
     escalation: Escalation
-    uplink: Uplink
+    uplink: Way
     adaptive: Adaptive | None = None  # looks at the uplink before each message
 
 
@@ -39,8 +39,8 @@ def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints
     threads, providers = settings.model.threads, settings.model.providers
     depth = bundle.manifest.depths.device
     pipeline = Pipeline(bundle, policy, depth=depth, threads=threads, providers=providers)
-    uplink = Uplink()
-    adaptive = _open_adaptive(settings, bundle.manifest, pipeline.links, uplink)
+    uplink = Uplink() if settings.uplink.is_adaptive else None
+    adaptive = None if uplink is None else _open_adaptive(settings, bundle.manifest, pipeline.links, uplink)
     chooser = adaptive or Always(_widest(settings), pipeline.links)
     model = DeviceModel(
         manifest=bundle.manifest,
@@ -53,7 +53,7 @@ def load_model(bundle: Bundle, settings: DeviceSettings, points: OperatingPoints
             chooser=chooser,
             sends_tokens=settings.device.offload == "tokens",
         ),
-        uplink=uplink,
+        uplink=uplink or Unmeasured(),
         adaptive=adaptive,
     )
     warm_up = ("warm", "up") if bundle.manifest.is_pair else ("warm up", None)
@@ -65,9 +65,7 @@ def _widest(settings: DeviceSettings) -> Thinness:
     return Thinness(codec=settings.device.codec, budget=settings.link.budget, tokens=settings.link.tokens)
 
 
-def _open_adaptive(settings: DeviceSettings, manifest: Manifest, links: ThinLinks, uplink: Uplink) -> Adaptive | None:
-    if not settings.uplink.is_adaptive:
-        return None
+def _open_adaptive(settings: DeviceSettings, manifest: Manifest, links: ThinLinks, uplink: Uplink) -> Adaptive:
     return Adaptive(
         _widest(settings),
         links,

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -66,6 +67,13 @@ class Unsure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Verdict = Exited | Unsure
+
+
+class _Run(NamedTuple):
+    """A segment's output, and the milliseconds that it took for each of the inputs."""
+
+    output: SegmentOutput
+    input_ms: float
 
 
 class _Ran(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,9 +147,8 @@ class Pipeline:
         """Run every segment a few times, for the first run is slow and the next ones begin its profile."""
         hidden = np.zeros((1, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)
         mask = np.ones((1, _WARM_UP_TOKENS), np.int64)
-        for _ in range(_WARM_UP_RUNS):
-            for segment in self._segments.values():
-                self._run_measured(segment, hidden, mask)
+        for segment in self._segments.values():
+            self._note(segment, [run.input_ms for run in _run_each(segment, [(hidden, mask)] * _WARM_UP_RUNS)])
 
     def time_batches(self, sizes: Sequence[int]) -> dict[int, float]:
         """Run all segments with several inputs at once; give the least milliseconds per input, by their number."""
@@ -160,33 +167,23 @@ class Pipeline:
         is_believed = time.monotonic() - self._measured_at.get(start, -math.inf) < _BELIEVED_S
         return self._profiles[start] if is_believed else _UNKNOWN
 
-    def _run_measured(
-        self, segment: LayerSegment, hidden: Floats, mask: NDArray[np.int64]
-    ) -> tuple[SegmentOutput, float]:
-        """Run a segment; also give the milliseconds that it took for each input."""
-        started = time.perf_counter()
-        output = segment.run(hidden, mask)
-        spent_ms = (time.perf_counter() - started) * 1000 / len(hidden)
+    def _note(self, segment: LayerSegment, spent_ms: Sequence[float]) -> None:
+        """Learn from what runs of a segment took for each input."""
         start = segment.span.start
-        self._profiles[start] = self._profiles.get(start, _UNKNOWN).updated(spent_ms)
+        for each_ms in spent_ms:
+            self._profiles[start] = self._profiles.get(start, _UNKNOWN).updated(each_ms)
         self._measured_at[start] = time.monotonic()
-        return output, spent_ms
 
     def _run_all(self, segment: LayerSegment, states: Sequence[State]) -> _Ran:
-        hidden_states: list[Floats] = []
-        outputs: list[SegmentOutput] = []
-        compute_ms: list[float] = []
-        for begin in range(0, len(states), self.max_batch):
-            batch = states[begin : begin + self.max_batch]
-            output, spent_ms = self._run_measured(segment, *_stack(batch))
-            outputs.append(output)
-            hidden_states += [output.hidden_states[row, : len(state.hidden_states)] for row, state in enumerate(batch)]
-            compute_ms += [state.compute_ms + spent_ms for state in batch]
+        batches = [states[begin : begin + self.max_batch] for begin in range(0, len(states), self.max_batch)]
+        runs = _run_each(segment, [_stack(batch) for batch in batches])
+        self._note(segment, [run.input_ms for run in runs])
+        pairs = [(run, row, state) for run, batch in zip(runs, batches, strict=True) for row, state in enumerate(batch)]
         return _Ran(
-            hidden_states=hidden_states,
-            logits=_joined([output.logits for output in outputs]),
-            pooled=_joined([output.pooled for output in outputs]),
-            compute_ms=compute_ms,
+            hidden_states=[run.output.hidden_states[row, : len(state.hidden_states)] for run, row, state in pairs],
+            logits=_joined([run.output.logits for run in runs]),
+            pooled=_joined([run.output.pooled for run in runs]),
+            compute_ms=[state.compute_ms + run.input_ms for run, _, state in pairs],
         )
 
     def _run_segment(
@@ -273,6 +270,16 @@ class Pipeline:
             for row, state in enumerate(states)
             if state.rung is not None and layer in state.rung.thresholds
         }
+
+
+def _run_each(segment: LayerSegment, inputs: Sequence[tuple[Floats, NDArray[np.int64]]]) -> list[_Run]:
+    """Run a segment over batches in turn, with as little in between as can be: all of it runs out of cold caches."""
+    runs = []
+    for hidden, mask in inputs:
+        started = time.perf_counter()
+        output = segment.run(hidden, mask)
+        runs.append(_Run(output, (time.perf_counter() - started) * 1000 / len(hidden)))
+    return runs
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

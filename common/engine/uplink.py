@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from common.types import Tier
 
@@ -45,6 +46,32 @@ class _Sent:
     number: int
     ahead_bytes: int  # on their way when it left, its own included
     num_bytes: int
+
+
+class Way(Protocol):
+    """Is told of every message on its way; any thread may call."""
+
+    def left(self, request_id: str, num_bytes: int) -> None:
+        """Note a message handed to the network."""
+
+    def arrived(self, request_id: str, tiers_ms: float, tier: Tier) -> None:
+        """Note an outcome, how long the tiers say they took for it, and whose it is."""
+
+    def given_up(self, request_id: str) -> None:
+        """Note that no outcome came in time."""
+
+
+class Unmeasured:
+    """A way that nobody adapts to."""
+
+    def left(self, request_id: str, num_bytes: int) -> None:
+        """Learn nothing."""
+
+    def arrived(self, request_id: str, tiers_ms: float, tier: Tier) -> None:
+        """Learn nothing."""
+
+    def given_up(self, request_id: str) -> None:
+        """Learn nothing."""
 
 
 class Uplink:

@@ -19,6 +19,7 @@ from common.wire.tokens import TOKENS
 Hidden = NDArray[np.float32]  # [sequence, width]
 Attention = NDArray[np.float32]  # [sequence], how much a token counts; 1 on average
 
+_SMALLEST_SCALE, _LARGEST_SCALE = np.float32(6.2e-5), np.float32(65504)  # normal numbers of half precision
 _DIMENSIONS_PER_OUTLIER = 16
 
 MOST_BITS = 8  # of a graded dimension
@@ -208,10 +209,12 @@ def decode_activation(name: str, tensors: tuple[Tensor, ...]) -> Hidden:
 
 def _quantise(values: Hidden, steps: int) -> tuple[Hidden, NDArray[np.float16]]:
     """Round [S, W] to whole numbers up to ``steps`` either way, and give the scale [S] of each token."""
-    peak = np.abs(values).max(axis=1, keepdims=True)  # [S, 1]
-    scale = np.clip(peak / steps, 6.2e-5, 65504).astype(np.float16)  # [S, 1], the smallest normal and largest half
+    peak = np.maximum.reduce(np.abs(values), axis=1, keepdims=True)  # [S, 1]
+    scale = np.minimum(np.maximum(peak / steps, _SMALLEST_SCALE), _LARGEST_SCALE).astype(np.float16)  # [S, 1]
     quantised = np.rint(values / scale.astype(np.float32))
-    return np.clip(quantised, -steps, steps, out=quantised), scale[:, 0]
+    np.minimum(quantised, steps, out=quantised)  # with the next line half the time of clip()
+    np.maximum(quantised, -steps, out=quantised)
+    return quantised, scale[:, 0]
 
 
 def _outlier_columns(hidden_states: Hidden) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ from common.errors import WireError
 from common.types import POOLS, Answer, Hop, Race, Record
 
 Row = dict[str, Any]
+_NO_RACE = Race()
 _MAX_INTEGER = 2**63 - 1
 _END_OF_TIME = 253_402_300_800  # seconds since the epoch at which the year 10000 begins
 
@@ -23,6 +24,7 @@ def request_row(record: Record, recorded_at: float) -> Row:
     if record.created_at >= _END_OF_TIME:
         raise WireError(f"record {answer.request_id!r}: created_at {record.created_at} lies beyond the year 9999")
     distances = answer.distances or (None, None, None)
+    queue_ms, compute_ms, race = answer.queue_ms, answer.compute_ms, record.race or _NO_RACE
     row = {
         "request_id": answer.request_id,
         "created_at": record.created_at,
@@ -43,7 +45,9 @@ def request_row(record: Record, recorded_at: float) -> Row:
         "distance_easy": distances[0],
         "distance_moderate": distances[1],
         "distance_hard": distances[2],
-        **_durations(answer),
+        "queue_ms": queue_ms,
+        "compute_ms": compute_ms,
+        "network_ms": max(0.0, answer.total_ms - queue_ms - compute_ms),  # as ``Answer`` has it
         "tokens": answer.tokens,
         "is_truncated": answer.is_truncated,
         "attempts": answer.attempts,
@@ -51,7 +55,10 @@ def request_row(record: Record, recorded_at: float) -> Row:
         "model_revision": answer.model_revision,
         "detail": answer.detail,
         "text": record.text,
-        **_race(record),
+        "race_winner": answer.exit_tier.value if record.race else None,
+        "loser_tier": race.loser_tier.value if race.loser_tier else None,
+        "loser_label": race.loser_label,
+        "loser_confidence": race.loser_confidence,
         "signature": answer.signature.value if answer.signature else None,
     }
     _check(row, answer.request_id)
@@ -68,20 +75,6 @@ def hop_rows(answer: Answer) -> list[Row]:
     for row in rows:
         _check(row, answer.request_id)
     return rows
-
-
-def _race(record: Record) -> Row:
-    race = record.race or Race()
-    return {
-        "race_winner": record.answer.exit_tier.value if record.race else None,
-        "loser_tier": race.loser_tier.value if race.loser_tier else None,
-        "loser_label": race.loser_label,
-        "loser_confidence": race.loser_confidence,
-    }
-
-
-def _durations(answer: Answer) -> Row:
-    return {"queue_ms": answer.queue_ms, "compute_ms": answer.compute_ms, "network_ms": answer.network_ms}
 
 
 def _hop_row(request_id: str, position: int, hop: Hop) -> Row:
@@ -106,13 +99,15 @@ def _hop_row(request_id: str, position: int, hop: Hop) -> Row:
 
 def _check(row: Row, request_id: str) -> None:
     for column, value in row.items():
-        match value:
-            case str() if not value.isprintable() and ("\0" in value or not _is_unicode(value)):
+        kind = type(value)  # of a column it is one of these, and no subclass
+        if kind is str:
+            if not value.isprintable() and ("\0" in value or not _is_unicode(value)):
                 raise WireError(f"record {request_id!r}: {column} holds a NUL or half a surrogate pair")
-            case float() if not math.isfinite(value):
+        elif kind is float:
+            if not math.isfinite(value):
                 raise WireError(f"record {request_id!r}: {column} is {value}")
-            case int() if not -_MAX_INTEGER <= value <= _MAX_INTEGER:
-                raise WireError(f"record {request_id!r}: {column} {value} is beyond 64 bits")
+        elif kind is int and not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+            raise WireError(f"record {request_id!r}: {column} {value} is beyond 64 bits")
 
 
 def _is_unicode(text: str) -> bool:

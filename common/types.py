@@ -61,8 +61,8 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     node: Name
     start: Count  # span of layers run, [start, end)
     end: Count
-    queue_ms: NonNegative
-    compute_ms: NonNegative
+    queue_ms: NonNegative  # waiting, also for those that were taken with it
+    compute_ms: NonNegative  # in its own layers
     received_bytes: Count = 0  # hidden states as they came in; 0 where the request began
     confidence: Fraction = 0.0  # at the exit head after layer ``end``
     predictions: tuple[Count, ...] = ()  # class index at each exit head passed, in order

@@ -38,9 +38,10 @@ def run_turn(contestant: Contestant, turn: Turn) -> Turned:
     futures: list[Future[Any]] = []
     latencies = [0.0] * len(turn.texts)
     started = time.perf_counter()
-    waves = _arrivals(turn, started) if turn.rate_hz else _closed_loop(turn, slots)
-    for arrival, texts in waves:
-        for future in contestant.submit_all(texts):
+    waves = _closed_loop(turn, slots) if turn.rate_hz is None else _arrivals(turn, turn.rate_hz)
+    for wave in waves:
+        accepted = contestant.submit_all([text for _, text in wave])
+        for future, (arrival, _) in zip(accepted, wave, strict=True):
             future.add_done_callback(_Stopwatch(latencies, len(futures), arrival, slots))
             futures.append(future)
     results = [future.result() for future in futures]
@@ -53,25 +54,36 @@ def run_turn(contestant: Contestant, turn: Turn) -> Turned:
     return Turned(answers=answers, elapsed_s=elapsed_s)
 
 
-def _closed_loop(turn: Turn, slots: threading.Semaphore) -> Iterator[tuple[float, Sequence[str]]]:
-    """Give the texts as places in flight become free, those of all places that are free together."""
+_Wave = list[tuple[float, str]]  # texts that wait together, each with its arrival by ``time.perf_counter``
+
+
+def _closed_loop(turn: Turn, slots: threading.Semaphore) -> Iterator[_Wave]:
+    """Give the texts as places in flight become free."""
     begin = 0
     while begin < len(turn.texts):
         slots.acquire()
         end = begin + 1
         while end < len(turn.texts) and slots.acquire(blocking=False):
             end += 1
-        yield time.perf_counter(), turn.texts[begin:end]
+        now = time.perf_counter()
+        yield [(now, text) for text in turn.texts[begin:end]]
         begin = end
 
 
-def _arrivals(turn: Turn, arrival: float) -> Iterator[tuple[float, Sequence[str]]]:
-    """Give the texts one by one as they arrive."""
+def _arrivals(turn: Turn, rate_hz: float) -> Iterator[_Wave]:
+    """Give the texts as they arrive at random; who was busy meanwhile gets all that have arrived."""
     gaps = random.Random(turn.seed)  # noqa: S311 - arrivals, no secret
+    arrival = time.perf_counter()
+    wave: _Wave = []
     for text in turn.texts:
-        arrival += gaps.expovariate(turn.rate_hz or 0.0)
+        arrival += gaps.expovariate(rate_hz)
+        if wave and arrival > time.perf_counter():
+            yield wave
+            wave = []
         time.sleep(max(0.0, arrival - time.perf_counter()))
-        yield arrival, (text,)
+        wave.append((arrival, text))
+    if wave:
+        yield wave
 
 
 class _Stopwatch:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from common.errors import ArtifactError, InputError
+from common.inputs.words import words_of
 
 MAX_CHARACTERS = 100_000
 
@@ -36,6 +37,7 @@ class TextEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._is_pair = is_pair
+        self._words = None if is_pair else words_of(self._tokenizer, max_tokens)
 
     @property
     def vocabulary_size(self) -> int:
@@ -57,7 +59,13 @@ class TextEncoder:
         if (pair is not None) != self._is_pair:
             raise InputError(f"this model takes {'a pair of texts' if self._is_pair else 'one text'} per input")
         is_cut = len(text) > MAX_CHARACTERS or len(pair or "") > MAX_CHARACTERS
-        encoding = self._tokenizer.encode(text[:MAX_CHARACTERS], pair[:MAX_CHARACTERS] if pair else pair)
+        text = text[:MAX_CHARACTERS]
+        known = self._words.encode(text) if self._words else None
+        if known is not None:
+            input_ids, is_overlong = known
+            types = np.zeros(input_ids.shape, np.int64)
+            return Encoded(input_ids=input_ids, token_type_ids=types, is_truncated=is_cut or is_overlong)
+        encoding = self._tokenizer.encode(text, pair[:MAX_CHARACTERS] if pair else pair)
         input_ids = np.array([encoding.ids], np.int64)
         return Encoded(
             input_ids=input_ids,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.errors import ArtifactError, WireError
-from common.inputs.text import TextEncoder
+from common.inputs.tokenizer import open_tokenizer
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
 from common.model.segments import open_embedding, unmasked
@@ -21,12 +21,12 @@ class TokenEmbedding:
             ArtifactError: The segment does not hold what the tokenizer can say.
         """
         manifest = bundle.manifest
-        encoder = TextEncoder(bundle.path(TOKENIZER_FILE), manifest.max_tokens, is_pair=manifest.is_pair)
-        self._vocabulary_size = encoder.vocabulary_size
+        tokenizer = open_tokenizer(bundle.path(TOKENIZER_FILE), manifest.max_tokens)
+        self._vocabulary_size = int(tokenizer.get_vocab_size())
         self._max_tokens = manifest.max_tokens
         self._last_type = int(manifest.is_pair)
         self._segment = open_embedding(bundle, threads)
-        extreme = np.full(manifest.max_tokens, encoder.vocabulary_size - 1)
+        extreme = np.full(manifest.max_tokens, self._vocabulary_size - 1)
         try:
             self.embed(Tokens(ids=extreme, types=np.full_like(extreme, self._last_type)))
         except Exception as exc:  # onnxruntime raises bare classes of its own

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from common.errors import ArtifactError, InputError
+from common.errors import InputError
+from common.inputs.tokenizer import open_tokenizer
 from common.inputs.words import words_of
 
 MAX_CHARACTERS = 100_000
@@ -30,12 +30,7 @@ class TextEncoder:
     """The bundle's tokenizer with its length limit."""
 
     def __init__(self, path: Path, max_tokens: int, *, is_pair: bool = False) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as exc:  # tokenizers raises bare Exception
-            raise ArtifactError(f"{path} is no tokenizer: {exc}") from exc
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer = open_tokenizer(path, max_tokens)
         self._is_pair = is_pair
         self._words = None if is_pair else words_of(self._tokenizer, max_tokens)
 

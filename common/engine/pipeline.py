@@ -143,24 +143,20 @@ class Pipeline:
             waiting = self._run_segment(waiting, verdicts, upto)
         return [verdicts[item] for item in range(len(states))]
 
-    def warm_up(self) -> None:
-        """Run every segment a few times, for the first run is slow and the next ones begin its profile."""
-        hidden = np.zeros((1, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)
-        mask = np.ones((1, _WARM_UP_TOKENS), np.int64)
-        for segment in self._segments.values():
-            self._note(segment, [run.input_ms for run in _run_each(segment, [(hidden, mask)] * _WARM_UP_RUNS)])
+    def warm_up(self, together: int = 1) -> float:
+        """Run every segment a few times over so many inputs at once, for first runs are slow and others tell its profile.
 
-    def time_batches(self, sizes: Sequence[int]) -> dict[int, float]:
-        """Run all segments with several inputs at once; give the least milliseconds per input, by their number."""
-        return {size: min(self._time_batch(size) for _ in range(_WARM_UP_RUNS)) for size in sizes}
-
-    def _time_batch(self, size: int) -> float:
-        hidden = np.zeros((size, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)  # [B, S, H]
-        mask = np.ones((size, _WARM_UP_TOKENS), np.int64)  # [B, S]
-        started = time.perf_counter()
+        Returns:
+            The least milliseconds that an input took in all segments.
+        """
+        hidden = np.zeros((together, _WARM_UP_TOKENS, self.manifest.hidden_size), np.float32)  # [B, S, H]
+        mask = np.ones((together, _WARM_UP_TOKENS), np.int64)  # [B, S]
+        least_ms = 0.0
         for segment in self._segments.values():
-            segment.run(hidden, mask)
-        return (time.perf_counter() - started) * 1000 / size
+            spent_ms = [run.input_ms for run in _run_each(segment, [(hidden, mask)] * _WARM_UP_RUNS)]
+            self._note(segment, spent_ms)
+            least_ms += min(spent_ms)
+        return least_ms
 
     def profile(self, start: int) -> Profile:
         """Tell how long the segment from a layer takes; unknown again after a while, or one slow run would ban it."""

@@ -16,8 +16,9 @@ from common.model.bundle import Bundle, open_bundle
 from common.model.manifest import MANIFEST_FILE
 from common.model.shelf import Shelf
 from common.service.backlog import FairByDevice
+from common.service.batching import open_batching_layers
 from common.service.channels import open_channel
-from common.service.computing import open_escalation, open_layers
+from common.service.computing import open_escalation
 from common.service.core.client import open_core
 from common.service.core.node import CoreChannel, CoreWorker, peek_stored
 from common.service.home_assistant.showing import open_showing
@@ -201,7 +202,7 @@ def open_pipeline(
         ArtifactError: The bundle is not intact.
     """
     bundle = open_first(settings)
-    pipeline = open_layers(bundle, settings, tier, points)
+    pipeline = open_batching_layers(bundle, settings, tier, points)
     name, depth, provider = bundle.manifest.name, pipeline.depth, pipeline.provider
     _LOGGER.info("%s serves %s, revision %s, layers 0-%d, on %s", tier, name, bundle.revision, depth, provider)
     return bundle, pipeline
@@ -234,7 +235,7 @@ def load_served(
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: The bundle is not intact.
     """
-    pipeline = open_layers(bundle, settings, tier, points)
+    pipeline = open_batching_layers(bundle, settings, tier, points)
     return ServedModel(variants=Variants((pipeline,)), escalation=open_escalation(settings, bundle.manifest, pipeline))
 
 
@@ -251,7 +252,7 @@ def open_variants(
     for location in settings.worker.variants:
         bundle = open_bundle(location, bundle_gate(settings.model))
         check_family(own.manifest, bundle.manifest, location)
-        pipelines.append(open_layers(bundle, settings, tier, points))
+        pipelines.append(open_batching_layers(bundle, settings, tier, points))
         _LOGGER.info("%s may also run %s, revision %s", tier, bundle.manifest.precision, bundle.revision)
     return tuple(pipelines)
 

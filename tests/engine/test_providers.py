@@ -16,7 +16,8 @@ from common.model import providers
 from common.model.bundle import open_bundle
 from common.model.providers import PROCESSOR
 from common.routing.exits import ConfidenceCascade
-from common.service.computing import batch_size, open_layers, worthwhile
+from common.service.batching import batch_size, worthwhile
+from common.service.computing import open_layers
 from common.service.presence import Standing, presence
 from common.types import NodeStatus, Tier
 from common.wire.topics import Topics

@@ -144,7 +144,7 @@ class Pipeline:
         return [verdicts[item] for item in range(len(states))]
 
     def warm_up(self, together: int = 1) -> float:
-        """Run every segment a few times over so many inputs at once, for first runs are slow and others tell its profile.
+        """Run every segment a few times over so many inputs at once: first runs are slow, the next tell its profile.
 
         Returns:
             The least milliseconds that an input took in all segments.

@@ -49,9 +49,9 @@ class Runner:
         self._stopping = stopping
         self._max_batch = max_batch
         self._backlog: Backlog = InOrder() if backlog is None else backlog  # an empty backlog is false
-        self._quickest_ms = quickest_ms  # of the handler's ways to do a batch
+        self._quickest_ms = quickest_ms  # of the handler's ways to do what one delivery asks for
         self._busy_since: float | None = None  # time.monotonic()
-        self._profile = Profile()  # of handling a batch
+        self._profile = Profile()  # of handling a delivery, as a share of those that were handled with it
         self._measured_at = -math.inf  # monotonic seconds
         self._thread = threading.Thread(target=self._run, name=name)
 
@@ -89,7 +89,8 @@ class Runner:
         """
         if time.monotonic() - self._measured_at > _BELIEVED_S:
             return 0.0
-        return min(self._profile.bound_ms(), self._quickest_ms())
+        together = min(len(self._backlog), self._max_batch)
+        return together * min(self._profile.bound_ms(), self._quickest_ms())
 
     def _next_batch(self) -> list[Delivery] | None:
         """Choose among all that waits; None when the inbox is closed and all is done."""
@@ -111,7 +112,7 @@ class Runner:
                 self._handler.handle(deliveries)
                 self._busy_since = None
                 self._measured_at = time.monotonic()
-                self._profile = self._profile.updated((self._measured_at - started) * 1000)
+                self._profile = self._profile.updated((self._measured_at - started) * 1000 / len(deliveries))
         except Exception as exc:
             _LOGGER.exception("the %s thread died; this process stops", self._thread.name)
             self._stopping(CrashError(f"the {self._thread.name} thread died: {exc}"))

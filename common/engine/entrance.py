@@ -12,7 +12,7 @@ from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
 from common.model.providers import PROCESSOR, Providers
 from common.model.segments import open_embedding, unmasked
-from common.routing.evidence import EntryEvidence
+from common.routing.evidence import EntryEvidence, Floats
 from common.routing.policies import Policy
 from common.types import Pool, Tier
 from common.wire.tokens import Tokens
@@ -84,10 +84,10 @@ class Entrance:
             self._embedding.run(one.input_ids, unmasked(one.input_ids.shape[1]), one.token_type_ids)[0]  # [S, H]
             for one in inputs
         ]
-        evidence = EntryEvidence(
-            features=np.stack([hidden.mean(axis=0) for hidden in hidden_states]),  # [B, H]
-            num_tokens=np.array([len(hidden) for hidden in hidden_states]),
-        )
+        lengths = [len(hidden) for hidden in hidden_states]
+        totals: Floats = np.array([np.add.reduce(hidden, axis=0) for hidden in hidden_states])  # [B, H]
+        counts: Floats = np.array(lengths, np.float32)[:, None]  # [B, 1]
+        evidence = EntryEvidence(features=totals / counts, num_tokens=np.array(lengths))
         entries = self._policy.enter(evidence)
         clustered = entries if entries.pools is not None else self._clusterer.enter(evidence)
         distances = [()] * len(inputs) if clustered.distances is None else clustered.distances.tolist()

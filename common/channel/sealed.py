@@ -128,21 +128,19 @@ class SealedTransport(ForwardingTransport):
             return
         super().subscribe(topic, inbox, group=group)
 
-    def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
-    ) -> None:
-        """Seal and send (see ``Transport``).
+    def counters(self) -> dict[str, int]:
+        """Count what happened, below and here."""
+        return {**self._inner.counters(), **self._counts}
+
+    def _outward(self, topic: str, payload: bytes) -> bytes:
+        """Seal a message.
 
         Raises:
             TransportError: There is no key to seal with yet, or the topic is none between tiers.
         """
         sealed = payload if topic in self._plain else self._seal(topic, payload)
         self._counts["plain" if topic in self._plain else "sealed"] += 1
-        self._inner.publish(topic, sealed, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
-
-    def counters(self) -> dict[str, int]:
-        """Count what happened, below and here."""
-        return {**self._inner.counters(), **self._counts}
+        return sealed
 
 
 class SealedInbox(Inbox):

@@ -12,12 +12,12 @@ from common.channel.contract import Signer
 from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
-from common.errors import ConfigError, ModelMismatchError, TransportError, WireError
+from common.errors import ConfigError, ModelMismatchError, WireError
 from common.model.manifest import Manifest
 from common.service.telemetry.tracing import ESCALATED, NoTracer, Place, Tracer
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.quarantine import Name, Quarantine
-from common.transport.contract import Delivery, Transport
+from common.transport.contract import Delivery, Publication, Transport
 from common.types import Hop, Tier
 from common.wire import codec
 from common.wire.codec import Peek
@@ -95,7 +95,7 @@ class TierWorker:
         self._transport = transport
         first = ServedModel(variants=Variants((pipeline, *variants)), escalation=escalation)
         self.models: Mapping[str, ServedModel] = first.by_revision()  # replaced whole, never changed
-        self._remembered: OrderedDict[tuple[str, str], tuple[str, bytes]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, str], Publication] = OrderedDict()
         self._max_remembered = max_remembered
 
     def serve(self, model: ServedModel) -> None:
@@ -123,10 +123,10 @@ class TierWorker:
             failure = Failure(
                 request_id=shed.request_id, code="overloaded", detail="too much waits", node=self._identity.node
             )
-            payload, topic = codec.encode(failure), self._identity.topics.outcome(checked("device", shed.device_id))
+            reply = _reply(self._identity.topics.outcome(checked("device", shed.device_id)), codec.encode(failure))
         except (ConfigError, ValueError):  # its name is no name; whoever it is gets nothing
             return
-        self._hand_over(shed.request_id, topic, payload)
+        self._hand_over([shed.request_id], [reply])
 
     def quickest_ms(self) -> float:
         """Give how long the quickest way of computing takes; infinite where there is only one."""
@@ -182,8 +182,8 @@ class TierWorker:
         except Exception as exc:  # noqa: BLE001 - the message boundary: one input must not stop the tier, nor its batch
             self._isolate(chosen, jobs, exc)
             return
-        for job, verdict in zip(jobs, verdicts, strict=True):
-            self._send(chosen, job, verdict)
+        replies = [self._settle(chosen, job, verdict) for job, verdict in zip(jobs, verdicts, strict=True)]
+        self._hand_over([job.message.request_id for job in jobs], replies)
 
     def _isolate(self, chosen: Chosen, jobs: Sequence[_Job], exc: Exception) -> None:
         if len(jobs) > 1:
@@ -195,14 +195,14 @@ class TierWorker:
         self._quarantine.strike(job.name, job.delivery.topic, job.delivery.payload, f"computing it failed: {exc}")
         self._refuse(job.message, "internal", exc)
 
-    def _send(self, chosen: Chosen, job: _Job, verdict: Verdict) -> None:
+    def _settle(self, chosen: Chosen, job: _Job, verdict: Verdict) -> Publication:
         hops = (*job.message.hops, self._hop(chosen, job, verdict))
         self._meter.hop(hops[-1], has_answered=isinstance(verdict, Exited))
         match verdict:
             case Exited():
                 self.counters["answered"] += 1
                 self.counters["cut_short"] += verdict.layer == chosen.upto < chosen.pipeline.depth
-                self._answer(job.message, verdict, hops)
+                reply = self._answer(job.message, verdict, hops)
             case Unsure() if job.model.escalation is None:
                 raise AssertionError("the last tier is never unsure")
             case Unsure():
@@ -218,16 +218,19 @@ class TierWorker:
                     needs_signature=job.message.needs_signature,
                     traceparent=job.place.traceparent,
                 )
-                self._publish(carried, self._identity.topics.request(Tier.CLOUD), codec.encode(carried))
+                reply = _reply(self._identity.topics.request(Tier.CLOUD), codec.encode(carried))
         self._trace(job, verdict, hops[-1])
+        self._remembered[job.name] = reply
+        while len(self._remembered) > self._max_remembered:
+            self._remembered.popitem(last=False)
+        return reply
 
     def _trace(self, job: _Job, verdict: Verdict, hop: Hop) -> None:
         reason = str(verdict.reason) if isinstance(verdict, Exited) else ESCALATED
         revision = hop.variant or job.message.model_revision
-        received_at = job.delivery.received_at
-        self._tracer.hop(job.place, hop, received_at=received_at, reason=reason, revision=revision)
+        self._tracer.hop(job.place, hop, received_at=job.delivery.received_at, reason=reason, revision=revision)
 
-    def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> None:
+    def _answer(self, message: HiddenStates, exited: Exited, hops: tuple[Hop, ...]) -> Publication:
         outcome = Outcome(
             request_id=message.request_id,
             model_revision=message.model_revision,
@@ -241,27 +244,20 @@ class TierWorker:
         payload = codec.encode(outcome)
         if message.needs_signature and self._signer is not None:
             payload = codec.encode(self._signer.sign(message.device_id, payload))
-        self._publish(message, self._identity.topics.outcome(message.device_id), payload)
+        return _reply(self._identity.topics.outcome(message.device_id), payload)
 
-    def _publish(self, request: HiddenStates, topic: str, payload: bytes) -> None:
-        self._remembered[request.device_id, request.request_id] = (topic, payload)
-        while len(self._remembered) > self._max_remembered:
-            self._remembered.popitem(last=False)
-        self._hand_over(request.request_id, topic, payload)
-
-    def _hand_over(self, request_id: str, topic: str, payload: bytes) -> None:
-        try:
-            self._transport.publish(topic, payload, qos=0)  # the device asks again, and it is remembered
-        except TransportError as exc:  # the device sends it again, and it is remembered
-            self.counters["unsent"] += 1
-            _LOGGER.warning("%s: could not be sent to %s: %s", request_id, topic, exc)
+    def _hand_over(self, request_ids: Sequence[str], replies: Sequence[Publication]) -> None:
+        refusals = self._transport.publish_all(replies)
+        for request_id, reply, refusal in zip(request_ids, replies, refusals, strict=True):
+            if refusal is not None:  # the device sends it again, and it is remembered
+                self.counters["unsent"] += 1
+                _LOGGER.warning("%s: could not be sent to %s: %s", request_id, reply.topic, refusal)
 
     def _repeat(self, message: HiddenStates) -> bool:
-        remembered = self._remembered.get((message.device_id, message.request_id))
-        if remembered is None:
+        if (remembered := self._remembered.get((message.device_id, message.request_id))) is None:
             return False
         self.counters["repeated"] += 1
-        self._hand_over(message.request_id, *remembered)
+        self._hand_over([message.request_id], [remembered])
         return True
 
     def _is_expired(self, message: HiddenStates, queue_ms: float) -> bool:
@@ -275,7 +271,8 @@ class TierWorker:
         self.counters["refused"] += 1
         _LOGGER.warning("%s from %s: refused: %s", message.request_id, message.device_id, exc)
         failure = Failure(request_id=message.request_id, code=code, detail=str(exc), node=self._identity.node)
-        self._hand_over(message.request_id, self._identity.topics.outcome(message.device_id), codec.encode(failure))
+        reply = _reply(self._identity.topics.outcome(message.device_id), codec.encode(failure))
+        self._hand_over([message.request_id], [reply])
 
     def _count_refusal(self, delivery: Delivery, exc: Exception) -> None:
         self.counters["refused"] += 1
@@ -302,6 +299,10 @@ class TierWorker:
             received_tokens=job.state.form[0],
             received_width=job.state.form[1],
         )
+
+
+def _reply(topic: str, payload: bytes) -> Publication:
+    return Publication(topic, payload, qos=0)  # the device asks again, and it is remembered
 
 
 def _state(message: HiddenStates, variants: Variants) -> State:

@@ -9,7 +9,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from common.errors import ConfigError
 from common.transport.claim import Claim, Tenure
-from common.transport.link import Lost, Refused
+from common.transport.events import Lost, Refused
 from common.transport.login import Login
 from common.transport.negotiation import Backoff, Versions
 

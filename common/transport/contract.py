@@ -4,13 +4,16 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from common.errors import TransportError
+
 _LOGGER = logging.getLogger(__name__)
+_Message = TypeVar("_Message")
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -19,6 +22,15 @@ class Delivery(msgspec.Struct, frozen=True):
     topic: str
     payload: bytes
     received_at: float  # time.monotonic() of this process
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """A message that is to leave with others; the fields are those of ``Transport.publish``."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    expiry_s: float | None = None
 
 
 _LOOK_UP = Delivery(topic="", payload=b"", received_at=0.0)
@@ -110,6 +122,19 @@ class Inbox:
                 self._queue.put(None)
 
 
+def refusals(take: Callable[[_Message], None], messages: Iterable[_Message]) -> list[TransportError | None]:
+    """Take every message, and give the reason for each that was refused; None for the others."""
+    reasons: list[TransportError | None] = []
+    for message in messages:
+        try:
+            take(message)
+        except TransportError as exc:
+            reasons.append(exc)
+        else:
+            reasons.append(None)
+    return reasons
+
+
 class Transport(Protocol):
     """A connection to the one broker of this process, made and restored in the background."""
 
@@ -152,6 +177,14 @@ class Transport(Protocol):
                 is closed.
             ValueError: The topic is empty or holds a wildcard.
         """
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[TransportError | None]:
+        """Send messages as ``publish`` would, in this order, together where that is possible; see ``refusals``.
+
+        Raises:
+            ValueError: A topic is empty or holds a wildcard; those before it may have been taken.
+        """
+        return refusals(lambda p: self.publish(p.topic, p.payload, qos=p.qos, expiry_s=p.expiry_s), publications)
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until connected; False when that took longer than ``timeout`` seconds.

@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -19,9 +18,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from common.transport.events import Accepted, Denied, Event, Granted, Lost, Refused
 from common.transport.lean import LeanClient, expiry
 from common.transport.login import Login
-from common.transport.outbox import Outgoing
+from common.transport.outbox import Outbox, Outgoing
 from common.transport.routes import Subscription
 
 HANDSHAKE_LIMIT_S = 5.0  # for the TCP connection, and again for the CONNACK
@@ -30,49 +30,6 @@ _TAKEN_OVER = 0x8E
 _FAILED = 0x80  # reason codes from here on are failures
 _NO_LIMIT = 268_435_455  # the largest packet that MQTT can frame
 _V311_WINDOW = 20  # messages in flight where the broker tells no limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """The broker took us in, with these limits."""
-
-    max_packet_bytes: int
-    max_in_flight: int
-    has_groups: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The broker answered CONNECT with a failure."""
-
-    code: int  # of MQTT 5; paho translates those of 3.1.1
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A subscription is in force."""
-
-    packet_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """A subscription was refused."""
-
-    packet_id: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection is gone."""
-
-    reason: str
-    is_taken_over: bool  # by another connection with this client id, if the broker says so (MQTT 5)
-
-
-Event = Accepted | Refused | Granted | Denied | Lost
 
 
 class Link:
@@ -171,16 +128,23 @@ class Link:
 
     def send(self, message: Outgoing) -> int | None:
         """Queue a message and give its packet id; None when the connection is gone."""
-        properties, is_retained = self._properties(message.remaining_s), message.is_retained
+        remaining_s, is_retained = message.remaining_s, message.is_retained
+        expiry_s = None if remaining_s is None else max(1, math.ceil(remaining_s))
         if message.qos:
+            properties = expiry(expiry_s) if self._is_v5 and expiry_s is not None else None
             info = self._client.publish(message.topic, message.payload, message.qos, is_retained, properties)
             return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
         if self._client.socket() is None:
             return None
         topic = message.topic.encode()
-        packet_id = self._client.publish_once(topic, message.payload, is_retained=is_retained, properties=properties)
+        packet_id = self._client.publish_once(topic, message.payload, is_retained=is_retained, expiry_s=expiry_s)
         self._unwritten.append(packet_id)
         return packet_id
+
+    def flush(self, outbox: Outbox, window: int) -> None:
+        """Send together what may go now."""
+        while self._queue_waiting(outbox, window):
+            self.write()  # what it takes at QoS 0 makes room in the window
 
     def subscribe(self, subscription: Subscription, *, has_groups: bool, qos: int = 1) -> int | None:
         """Queue a subscription and give its packet id; None when the connection is gone."""
@@ -200,8 +164,16 @@ class Link:
         """Give the connection up."""
         self.events.append(Lost(reason, is_taken_over=False))
 
-    def _properties(self, remaining_s: float | None) -> Properties | None:
-        return None if remaining_s is None or not self._is_v5 else expiry(max(1, math.ceil(remaining_s)))
+    def _queue_waiting(self, outbox: Outbox, window: int) -> bool:
+        is_queued = False
+        while outbox.may_send(window) and (message := outbox.take()) is not None:
+            packet_id = self.send(message)
+            if packet_id is None:
+                outbox.put_first(message)
+                return False
+            outbox.sent(packet_id, message)
+            is_queued = True
+        return is_queued
 
     def _guarded(self, step: Callable[[], MQTTErrorCode]) -> None:
         try:

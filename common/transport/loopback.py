@@ -5,16 +5,14 @@ Publishing delivers before it returns and in the publisher's thread, so what hap
 
 import itertools
 import threading
-import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from common.errors import TransportError
-from common.transport.contract import Inbox, Presence
+from common.transport.contract import Inbox, Presence, Transport
 from common.transport.login import announcement
 from common.transport.outbox import Outbox, Outgoing
-from common.transport.routes import Routes, Subscription, check_name, matches
+from common.transport.routes import Routes, Subscription, matches
 
 
 class LoopbackBroker:
@@ -91,7 +89,7 @@ class LoopbackBroker:
         return members[turn % len(members)]
 
 
-class LoopbackTransport:
+class LoopbackTransport(Transport):
     """The contract of ``Transport`` on a ``LoopbackBroker``."""
 
     def __init__(
@@ -116,7 +114,6 @@ class LoopbackTransport:
         self._routes = Routes()
         self._outbox = Outbox(max_outbox, broker.max_packet_bytes)
         self._online = threading.Event()
-        self._is_closed = False
         self._connections = 0
 
     def __enter__(self) -> Self:
@@ -161,12 +158,8 @@ class LoopbackTransport:
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:
         """Deliver a message now, or keep it in the bounded outbox until the broker runs (see ``Transport``)."""
-        check_name(topic)
-        expires_at = None if expiry_s is None else time.monotonic() + expiry_s
-        message = Outgoing(topic=topic, payload=payload, qos=qos, is_retained=is_retained, expires_at=expires_at)
+        message = Outgoing.made(topic, payload, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
         with self._broker.lock:
-            if self._is_closed:
-                raise TransportError(f"transport is closed; {topic!r} was not taken")
             self._outbox.append(message)
             self._flush()
 
@@ -216,6 +209,6 @@ class LoopbackTransport:
             self._broker.route(message)
 
     def _leave(self, will: Outgoing | None) -> None:
-        self._is_closed = True
+        self._outbox.is_closed = True
         self._online.clear()
         self._broker.leave(self, will)

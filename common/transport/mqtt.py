@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,17 +16,16 @@ from common.config.settings import Mqtt
 from common.errors import ConfigError, DimeeError, TransportError
 from common.transport.attempts import Attempts
 from common.transport.claim import Claim
-from common.transport.contract import Inbox, Presence
-from common.transport.link import HANDSHAKE_LIMIT_S, Accepted, Denied, Granted, Link, Lost, Refused
+from common.transport.contract import Inbox, Presence, Publication, refusals
+from common.transport.events import Accepted, Denied, Granted, Lost, Refused
+from common.transport.link import HANDSHAKE_LIMIT_S, Link
 from common.transport.login import announcement, login
 from common.transport.outbox import Outbox, Outgoing
-from common.transport.routes import Routes, Subscription, check_name
+from common.transport.routes import Routes, Subscription
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_WINDOW = 100  # messages in flight, however many the broker would take
 _FAREWELL_LIMIT_S = 2.0  # how long a stop waits for the last acknowledgements
-_VERSION_UNSUPPORTED = 0x84
-_FATAL_REFUSALS = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})  # client id, login, not authorised, banned, auth method
 
 
 class MqttTransport:
@@ -67,7 +66,6 @@ class MqttTransport:
         self._online = threading.Event()
         self._settled = threading.Event()  # online, or given up
         self._stopping = threading.Event()
-        self._is_closed = False
         self._failure: DimeeError | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt")
         if self._claim is not None:
@@ -84,7 +82,7 @@ class MqttTransport:
         """Say goodbye, let the last acknowledgements come in within a limit, and close the inboxes."""
         self._stopping.set()
         with self._lock:
-            self._is_closed = True
+            self._outbox.is_closed = True
             if self._link is not None:
                 self._link.wake()
         self._thread.join(2 * HANDSHAKE_LIMIT_S + _FAREWELL_LIMIT_S)
@@ -131,15 +129,18 @@ class MqttTransport:
         self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
     ) -> None:
         """Send a message, or keep it in the bounded outbox until the network takes it (see ``Transport``)."""
-        check_name(topic)
-        expires_at = None if expiry_s is None else time.monotonic() + expiry_s
-        message = Outgoing(topic=topic, payload=payload, qos=qos, is_retained=is_retained, expires_at=expires_at)
+        message = Outgoing.made(topic, payload, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
         with self._lock:
-            if self._is_closed:
-                raise TransportError(f"transport is closed; {topic!r} was not taken")
             self._outbox.append(message)
-            if self._online.is_set():
-                self._flush()
+            self._flush()
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[TransportError | None]:
+        """Send messages together, and say which were not taken (see ``Transport``)."""
+        messages = [Outgoing.made(p.topic, p.payload, qos=p.qos, expiry_s=p.expiry_s) for p in publications]
+        with self._lock:
+            reasons = refusals(self._outbox.append, messages)
+            self._flush()
+        return reasons
 
     def counters(self) -> dict[str, int]:
         """Count what happened: sent, received, reconnects, and what was dropped or refused, by reason."""
@@ -172,7 +173,7 @@ class MqttTransport:
 
     def _give_up(self, failure: DimeeError) -> None:
         with self._lock:
-            self._is_closed = True
+            self._outbox.is_closed = True
         self._failure = failure
         self._settled.set()
         self._on_fatal(failure)
@@ -292,17 +293,8 @@ class MqttTransport:
             self._outbox.put_first(announcement(self._claim.topic, self._claim.token if is_online else b""))
 
     def _flush(self) -> None:
-        link = self._link
-        if link is None or self._limits is None or not self._online.is_set():
-            return
-        window = min(_MAX_WINDOW, self._limits.max_in_flight)
-        while self._outbox.may_send(window) and (message := self._outbox.take()) is not None:
-            packet_id = link.send(message)
-            if packet_id is None:
-                self._outbox.put_first(message)
-                return
-            self._outbox.sent(packet_id, message)
-            link.write()
+        if self._link is not None and self._limits is not None and self._online.is_set():
+            self._link.flush(self._outbox, min(_MAX_WINDOW, self._limits.max_in_flight))
 
     def _acknowledge(self, packet_id: int, refusal: str | None) -> None:
         message = self._outbox.acknowledged(packet_id)

@@ -3,10 +3,12 @@
 import logging
 import time
 from collections import Counter, deque
+from typing import Self
 
 import msgspec
 
 from common.errors import TransportError
+from common.transport.routes import check_name
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_LOSSES = 5  # connections that may die under a message before it is taken for the cause
@@ -26,6 +28,19 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     losses: int = 0  # connections that died while it was in flight
     taken_at: float = msgspec.field(default_factory=time.monotonic)
 
+    @classmethod
+    def made(
+        cls, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
+    ) -> Self:
+        """Make one from what ``publish`` takes.
+
+        Raises:
+            ValueError: The topic is empty or holds a wildcard.
+        """
+        check_name(topic)
+        expires_at = None if expiry_s is None else time.monotonic() + expiry_s
+        return cls(topic=topic, payload=payload, qos=qos, is_retained=is_retained, expires_at=expires_at)
+
     @property
     def packet_bytes(self) -> int:
         """An upper bound of its size on the wire."""
@@ -43,6 +58,7 @@ class Outbox:
     def __init__(self, max_messages: int, max_packet_bytes: int) -> None:
         self.max_messages = max_messages
         self.max_packet_bytes = max_packet_bytes
+        self.is_closed = False
         self.counts: Counter[str] = Counter()
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: dict[int, Outgoing] = {}  # by packet id, oldest first
@@ -79,8 +95,10 @@ class Outbox:
         """Take a message.
 
         Raises:
-            TransportError: It is too large, or the outbox is full.
+            TransportError: It is too large, or the outbox is full or closed.
         """
+        if self.is_closed:
+            raise TransportError(f"transport is closed; {message.topic!r} was not taken")
         self.check_size(message)
         if len(self) >= self.max_messages:
             self.counts["refused_outbox_full"] += 1

@@ -13,7 +13,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from common.config.settings import Mqtt
 from common.errors import ConfigError, TransportError
 from common.transport.contract import Delivery
-from common.transport.link import HANDSHAKE_LIMIT_S, Accepted, Denied, Granted, Link, Lost, Refused
+from common.transport.events import Accepted, Denied, Granted, Lost, Refused
+from common.transport.link import HANDSHAKE_LIMIT_S, Link
 from common.transport.login import login
 from common.transport.negotiation import Versions
 from common.transport.outbox import Outgoing

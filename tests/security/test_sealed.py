@@ -40,7 +40,7 @@ from common.service.presence import Standing, presence
 from common.service.telemetry.telemetry import Telemetry
 from common.service.tier import open_pipeline, work
 from common.service.worker import Identity
-from common.transport.contract import Inbox, Presence
+from common.transport.contract import Inbox, Presence, Publication
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.transport.mqtt import MqttTransport
 from common.transport.outbox import Outgoing
@@ -340,6 +340,21 @@ def test_an_application_is_no_device(sealed_site: SealedSite) -> None:
 
     assert agent.classify(TEXTS[0]).reason is Reason.DEGRADED
     wait_until(lambda: sealed_site.counters["edge-1"]()["refused_substituted"] >= 1)
+
+
+def test_messages_that_leave_together_are_each_sealed_or_refused(sealed_site: SealedSite) -> None:
+    sealed_site.start(Tier.EDGE)
+    agent, request = sealed_site.start_device(), TOPICS.request(Tier.EDGE)
+    before = len(sealed_site.broker.carried)
+    topics = (request, TOPICS.answer("pi-1"), request)
+
+    refusals = agent.transport.publish_all([Publication(topic, b"SECRET %d" % n) for n, topic in enumerate(topics)])
+
+    carried = [message for message in sealed_site.broker.carried[before:] if message.topic in topics]
+    assert [refusal is None for refusal in refusals] == [True, False, True]
+    assert "would be plain" in str(refusals[1])
+    assert [(message.topic, message.payload[:4]) for message in carried] == [(request, b"dSQ1")] * 2
+    assert not any(b"SECRET" in message.payload for message in carried)
 
 
 def test_inputs_and_answers_in_plain_are_left_out_of_a_sealed_device(sealed_site: SealedSite) -> None:

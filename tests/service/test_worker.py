@@ -71,6 +71,19 @@ def bench(tiny_bundle: Path) -> Any:
         yield Bench(tiny_bundle, transport)
 
 
+def test_what_was_worked_through_together_leaves_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_over: list[int] = []
+    publish_all = bench.worker._transport.publish_all
+    monkeypatch.setattr(
+        bench.worker._transport, "publish_all", lambda those: (handed_over.append(len(those)), publish_all(those))[1]
+    )
+
+    outcomes = bench.say(*(codec.encode(bench.request(number)) for number in range(4)))
+
+    assert handed_over == [4]
+    assert [outcome.request_id for outcome in outcomes if isinstance(outcome, Outcome)] == ["r0", "r1", "r2", "r3"]
+
+
 def test_a_request_is_answered_with_its_hop(bench: Bench) -> None:
     (outcome,) = bench.say(codec.encode(bench.request()))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import TransportError
-from common.transport.contract import Inbox, Presence
+from common.transport.contract import Inbox, Presence, Publication
 
 LIMIT_S = 60.0
 
@@ -59,6 +59,34 @@ def test_messages_of_one_sender_keep_their_order(medium: Any, qos: int) -> None:
         received = [int(payload_of(inbox)) for _ in range(300)]
 
     assert received == list(range(300))
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_messages_that_leave_together_keep_their_order_and_one_that_is_refused_stops_no_other(
+    medium: Any, qos: int
+) -> None:
+    inbox = Inbox(1000)
+    receiver, sender = medium.transport("receiver"), medium.transport("sender", max_packet_bytes=20_000)
+    receiver.subscribe("site/+/request", inbox)
+    payloads = [str(number).encode() for number in range(150)]  # more than may be in flight
+    payloads[70] = bytes(30_000)
+
+    with receiver, sender:
+        assert receiver.wait_connected(LIMIT_S)
+        assert sender.wait_connected(LIMIT_S)
+        refusals = sender.publish_all([Publication("site/edge/request", each, qos, 30.0) for each in payloads])
+        received = [payload_of(inbox) for _ in range(149)]
+
+    assert [place for place, refusal in enumerate(refusals) if refusal is not None] == [70]
+    assert "exceeds the packet limit" in str(refusals[70])
+    assert received == payloads[:70] + payloads[71:]
+    (refusal,) = sender.publish_all([Publication("site/edge/request", b"")])
+    assert "closed" in str(refusal)
+
+
+def test_a_wildcard_among_messages_that_leave_together_is_a_mistake(medium: Any) -> None:
+    with medium.transport("sender") as sender, pytest.raises(ValueError, match="cannot be published to"):
+        sender.publish_all([Publication("site/+", b"")])
 
 
 def test_large_and_small_messages_in_one_stream_arrive_whole(medium: Any) -> None:

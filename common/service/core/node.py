@@ -9,7 +9,7 @@ import msgspec
 from common.errors import TransportError, WireError
 from common.service.core.calls import Stored
 from common.service.core.client import Core
-from common.transport.contract import Delivery, Inbox, Transport
+from common.transport.contract import Delivery, Inbox, Publication, Transport
 from common.transport.forwarding import ForwardingTransport
 from common.types import Tier
 from common.wire.codec import Peek
@@ -52,13 +52,12 @@ class CoreWorker:
         """Have them answered, escalated or refused."""
         stored = [msgspec.json.decode(delivery.payload, type=Stored) for delivery in deliveries]
         computed = self._core.compute(tuple(each.handle for each in stored))
-        for handle in computed.handles:
-            topic, payload = self._core.result(handle)
-            try:
-                self._transport.publish(topic, payload, qos=0)  # the device asks again, and it is remembered
-            except TransportError as exc:
+        # at QoS 0: the device asks again, and it is remembered
+        replies = [Publication(*self._core.result(handle), qos=0) for handle in computed.handles]
+        for reply, refusal in zip(replies, self._transport.publish_all(replies), strict=True):
+            if refusal is not None:
                 self.counters["unsent"] += 1
-                _LOGGER.warning("%d sealed bytes could not be sent to %s: %s", len(payload), topic, exc)
+                _LOGGER.warning("%d sealed bytes could not be sent to %s: %s", len(reply.payload), reply.topic, refusal)
 
 
 def peek_stored(payload: bytes) -> Peek:
@@ -97,21 +96,18 @@ class _CoreTransport(ForwardingTransport):
         super().__init__(inner)
         self._core = core
 
-    def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, is_retained: bool = False, expiry_s: float | None = None
-    ) -> None:
-        """Let the core seal it, and send it (see ``Transport``).
+    def counters(self) -> dict[str, int]:
+        """Count what happened, below and in the core."""
+        return {**self._inner.counters(), **self._core.counters}
+
+    def _outward(self, topic: str, payload: bytes) -> bytes:
+        """Let the core seal it.
 
         Raises:
             TransportError: The core does not seal this.
         """
         try:
             stored = self._core.store(topic, payload, time.monotonic())
-            _, sealed = self._core.result(stored.handle)
+            return self._core.result(stored.handle)[1]
         except WireError as exc:
             raise TransportError(str(exc)) from exc
-        self._inner.publish(topic, sealed, qos=qos, is_retained=is_retained, expiry_s=expiry_s)
-
-    def counters(self) -> dict[str, int]:
-        """Count what happened, below and in the core."""
-        return {**self._inner.counters(), **self._core.counters}

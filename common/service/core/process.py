@@ -51,7 +51,7 @@ _Kept = TypeVar("_Kept")
 _MAX_STORED = 2048  # requests and results that nobody has asked for; the oldest give way
 
 
-class Hatch:
+class Hatch(Transport):
     """A transport that leads to the caller: what is published waits until it is asked for."""
 
     is_connected = True

@@ -253,15 +253,31 @@ class Agent:
         return leaving
 
     def _hand_over_all(self, leaving: Sequence[_Leaving]) -> dict[str, OverloadedError]:
+        """Send requests to other tiers, as many at once as there are places; give those that cannot be kept."""
         refused: dict[str, OverloadedError] = {}
+        ready: list[Pending] = []
         for one in leaving:
             try:
-                self._hand_over(one)
+                self._prepare(one)
             except OverloadedError as exc:
                 refused[one.pending.request_id] = exc
+                continue
+            if not self._slots.acquire(blocking=False):
+                self._settler.dispatch(ready)  # or the places that they take would never be free
+                ready = []
+                if not self._wait_for_place(one.pending):
+                    continue
+            one.pending.future.add_done_callback(lambda _: self._slots.release())
+            ready.append(one.pending)
+        self._settler.dispatch(ready)
         return refused
 
-    def _hand_over(self, leaving: _Leaving) -> None:
+    def _prepare(self, leaving: _Leaving) -> None:
+        """Pack a request and promise it.
+
+        Raises:
+            OverloadedError: It cannot be kept.
+        """
         pending, state, tier = leaving
         pending.topic = self.topics.request(tier)
         pending.message = pending.model.escalation.pack(
@@ -274,15 +290,15 @@ class Agent:
             traceparent=pending.place.traceparent,
         )
         self._outbox.accept(pending.promised)
-        if not self._slots.acquire(timeout=self._settler.time_for_tiers_s(pending)):
-            if pending.local is None and not pending.failure:
-                compute_here(self.device_id, pending)
-            self._settler.settle_here(
-                pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})"
-            )
-            return
-        pending.future.add_done_callback(lambda _: self._slots.release())
-        self._settler.dispatch(pending)
+
+    def _wait_for_place(self, pending: Pending) -> bool:
+        """Wait while another tier could still answer in time; without a place the device's own exit answers."""
+        if self._slots.acquire(timeout=self._settler.time_for_tiers_s(pending)):
+            return True
+        if pending.local is None and not pending.failure:
+            compute_here(self.device_id, pending)
+        self._settler.settle_here(pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})")
+        return False
 
 
 def _request_id(created_at: float) -> str:

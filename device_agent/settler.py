@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,11 +12,11 @@ import msgspec
 
 from common.config.settings import DeviceLimits, DeviceLog
 from common.engine.pipeline import Exited
-from common.errors import CrashError, TransportError, WireError
+from common.errors import CrashError, WireError
 from common.routing.selection import Profile
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.promises import Promised
-from common.transport.contract import Delivery, Inbox, Transport
+from common.transport.contract import Delivery, Inbox, Publication, Transport
 from common.types import Answer, Reason, Record, Signature
 from common.wire import codec
 from common.wire.messages import Failure, LogRecord, Outcome, Receipt, SignedOutcome
@@ -119,15 +119,18 @@ class Settler:
         """Tell what a request's budget leaves the tiers, as both ways through the network are the device's to count."""
         return max(0.0, pending.deadline - time.monotonic() - self._network.bound_ms() / 1000)
 
-    def dispatch(self, pending: Pending) -> None:
-        """Send a request to another tier and wait for its outcome."""
-        pending.attempts = 1
-        pending.left_at = time.monotonic()
-        self._timing.schedule_retry(pending)
-        if self._pending.add(pending, self._timing.next_look(pending)):  # before it leaves: its outcome may be quick
-            self._inbox.wake()
-        self._send(pending)
-        if self._crash is not None:  # the settler died in between and has not seen it
+    def dispatch(self, pendings: Sequence[Pending]) -> None:
+        """Send requests to other tiers and wait for their outcomes."""
+        if not pendings:
+            return
+        for pending in pendings:
+            pending.attempts = 1
+            pending.left_at = time.monotonic()
+            self._timing.schedule_retry(pending)
+            if self._pending.add(pending, self._timing.next_look(pending)):  # before it leaves: outcomes may be quick
+                self._inbox.wake()
+        self._send(pendings)
+        if self._crash is not None:  # the settler died in between and has not seen them
             self._abandon()
 
     def settle(self, pending: Pending, answer: Answer) -> None:
@@ -270,7 +273,7 @@ class Settler:
         if self._transport.is_connected or not pending.sent_bytes:  # else it still waits in the transport's outbox
             pending.attempts += 1
             self._counts["retried"] += 1
-            self._send(pending)
+            self._send([pending])
         self._timing.schedule_retry(pending)
 
     def _fall_back(self, pending: Pending, detail: str) -> None:
@@ -289,7 +292,17 @@ class Settler:
         elif race := self.answers.race_here(pending):
             self._races.second(pending.request_id, race)
 
-    def _send(self, pending: Pending) -> None:
+    def _send(self, pendings: Sequence[Pending]) -> None:
+        publications = [self._addressed(pending) for pending in pendings]
+        refusals = self._transport.publish_all(publications)
+        for pending, publication, refusal in zip(pendings, publications, refusals, strict=True):
+            if refusal is not None:
+                pending.sent_bytes -= len(publication.payload)
+                self._counts["unsent"] += 1
+                _LOGGER.debug("%s: not sent: %s", pending.request_id, refusal)
+
+    def _addressed(self, pending: Pending) -> Publication:
+        """Give a request as it leaves now, with what is left of its time."""
         if pending.message is None:
             raise AssertionError("only what is to leave is dispatched")
         pending.sent_at = time.monotonic()
@@ -299,9 +312,4 @@ class Settler:
         payload = codec.encode(message)
         pending.sent_bytes += len(payload)
         pending.model.uplink.left(pending.request_id, len(payload))
-        try:
-            self._transport.publish(pending.topic, payload, qos=0, expiry_s=max(1.0, left_s))  # it is sent again
-        except TransportError as exc:
-            pending.sent_bytes -= len(payload)
-            self._counts["unsent"] += 1
-            _LOGGER.debug("%s: not sent: %s", pending.request_id, exc)
+        return Publication(pending.topic, payload, qos=0, expiry_s=max(1.0, left_s))  # at QoS 0: it is sent again

@@ -17,8 +17,8 @@ from device_agent.outbox import Outbox, Release
 
 _LOGGER = logging.getLogger(__name__)
 _WINDOW = 256  # records sent and not receipted; the rest waits here and leaves the transport to requests
-_FULL = 32  # records that travel together at most
-_GATHER_S = 0.1  # for which records wait for each other
+_FULL = 64  # records that travel together at most
+_GATHER_S = 0.2  # for which records wait for each other
 _MAX_TOGETHER_BYTES = 100_000
 
 WhenFull = Literal["refuse", "drop"]

@@ -8,13 +8,18 @@ from types import FrameType
 from common.errors import DimeeError
 
 
+_YOUNG_OBJECTS = 20_000
+
+
 def keep_loaded() -> None:
     """Let the garbage collector pass over all that the start has loaded, for it lives as long as the process.
 
-    A full collection would walk through it while every thread waits: 12 ms on a device, 30 ms on an edge.
+    A full collection would walk through it while every thread waits: 12 ms on a device, 30 ms on an edge. A request
+    leaves no cycles behind, so the young are looked at once in some hundred requests and not once in a few.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 class Stopping:

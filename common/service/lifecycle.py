@@ -7,7 +7,6 @@ from types import FrameType
 
 from common.errors import DimeeError
 
-
 _YOUNG_OBJECTS = 20_000
 
 

@@ -2,18 +2,17 @@
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from common.config.settings import DeviceLimits
 from common.engine.entrance import Entered
-from common.engine.pipeline import Exited, State, Unsure
+from common.engine.pipeline import Exited, Unsure
 from common.errors import DimeeError, InputError, OverloadedError
 from common.service.telemetry.tracing import Tracer
 from common.store.promises import Promised
@@ -21,6 +20,7 @@ from common.transport.contract import Transport
 from common.types import Answer, Tier
 from common.wire.documents import Input
 from common.wire.topics import Topics
+from device_agent.departures import Departures, Leaving
 from device_agent.layers import compute_here, run_device_layers
 from device_agent.model import DeviceModel
 from device_agent.outbox import Outbox
@@ -32,14 +32,6 @@ from device_agent.traces import trace
 
 MOST_TOGETHER = 8  # inputs that are accepted in one go: the first of them waits for the last
 _LOGGER = logging.getLogger(__name__)
-
-
-class _Leaving(NamedTuple):
-    """A request for another tier, and what is to be sent of it."""
-
-    pending: Pending
-    state: State
-    tier: Tier
 
 
 class Agent:
@@ -70,7 +62,7 @@ class Agent:
         self._resources = resources  # closed last in, first out: the settler, then the transport
         self.surroundings = Surroundings()
         self.recovered: tuple[Recovered, ...] = ()  # of a former process, for those who asked it
-        self._slots = threading.BoundedSemaphore(limits.max_in_flight)
+        self._departures = Departures(device_id, topics, settler, outbox, limits)
 
     @classmethod
     def open(cls, config: str | Path) -> "Agent":
@@ -228,10 +220,10 @@ class Agent:
             tier = pending.entered.tier
             is_here = tier is Tier.DEVICE or self.surroundings.is_saturated(tier)  # a tired tier gets only the rest
             (here if is_here else away).append(pending)
-        offloaded = [_Leaving(pending, pending.entered.state, pending.entered.tier) for pending in away]
-        return self._hand_over_all(offloaded) | self._hand_over_all(self._run_here(here) if here else ())
+        offloaded = [Leaving(pending, pending.entered.state, pending.entered.tier) for pending in away]
+        return self._departures.send(offloaded) | self._departures.send(self._run_here(here) if here else ())
 
-    def _run_here(self, pendings: Sequence[Pending]) -> list[_Leaving]:
+    def _run_here(self, pendings: Sequence[Pending]) -> list[Leaving]:
         """Settle what the device's exit is sure of, and give the rest."""
         try:
             verdicts = run_device_layers(self.device_id, pendings)
@@ -241,7 +233,7 @@ class Agent:
             (pending,) = pendings
             _LOGGER.exception("%s: inference failed on the device; the edge is asked", pending.request_id)
             pending.failure = f"inference failed on the device: {exc}"
-            return [_Leaving(pending, pending.entered.state, Tier.EDGE)]
+            return [Leaving(pending, pending.entered.state, Tier.EDGE)]
         leaving = []
         for pending, verdict in zip(pendings, verdicts, strict=True):
             match verdict:
@@ -249,56 +241,8 @@ class Agent:
                     self._settler.settle(pending, self._settler.answers.from_exit(pending, verdict, verdict.reason))
                 case Unsure():
                     pending.local = verdict.best
-                    leaving.append(_Leaving(pending, verdict.state, Tier.EDGE))
+                    leaving.append(Leaving(pending, verdict.state, Tier.EDGE))
         return leaving
-
-    def _hand_over_all(self, leaving: Sequence[_Leaving]) -> dict[str, OverloadedError]:
-        """Send requests to other tiers, as many at once as there are places; give those that cannot be kept."""
-        refused: dict[str, OverloadedError] = {}
-        ready: list[Pending] = []
-        for one in leaving:
-            try:
-                self._prepare(one)
-            except OverloadedError as exc:
-                refused[one.pending.request_id] = exc
-                continue
-            if not self._slots.acquire(blocking=False):
-                self._settler.dispatch(ready)  # or the places that they take would never be free
-                ready = []
-                if not self._wait_for_place(one.pending):
-                    continue
-            one.pending.future.add_done_callback(lambda _: self._slots.release())
-            ready.append(one.pending)
-        self._settler.dispatch(ready)
-        return refused
-
-    def _prepare(self, leaving: _Leaving) -> None:
-        """Pack a request and promise it.
-
-        Raises:
-            OverloadedError: It cannot be kept.
-        """
-        pending, state, tier = leaving
-        pending.topic = self.topics.request(tier)
-        pending.message = pending.model.escalation.pack(
-            pending.request_id,
-            self.device_id,
-            state,
-            budget_ms=max(0.0, (pending.deadline - time.monotonic()) * 1000),
-            hops=pending.hops,
-            needs_signature=self._limits.needs_signatures,
-            traceparent=pending.place.traceparent,
-        )
-        self._outbox.accept(pending.promised)
-
-    def _wait_for_place(self, pending: Pending) -> bool:
-        """Wait while another tier could still answer in time; without a place the device's own exit answers."""
-        if self._slots.acquire(timeout=self._settler.time_for_tiers_s(pending)):
-            return True
-        if pending.local is None and not pending.failure:
-            compute_here(self.device_id, pending)
-        self._settler.settle_here(pending, f"no place in flight (device.max_in_flight {self._limits.max_in_flight})")
-        return False
 
 
 def _request_id(created_at: float) -> str:

@@ -8,15 +8,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from common.config.settings import DeviceLimits, DeviceLog
 from common.engine.pipeline import Exited
 from common.errors import CrashError, WireError
-from common.routing.selection import Profile
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.promises import Promised
-from common.transport.contract import Delivery, Inbox, Publication, Transport
+from common.transport.contract import Delivery, Inbox, Transport
 from common.types import Answer, Reason, Record, Signature
 from common.wire import codec
 from common.wire.messages import Failure, LogRecord, Outcome, Receipt, SignedOutcome
@@ -25,13 +22,13 @@ from device_agent.audit import Auditor, NoAudit
 from device_agent.journal import Journal
 from device_agent.pending import Pending, PendingRequests
 from device_agent.races import Races
+from device_agent.sender import Sender
 from device_agent.shadow import Shadow
 from device_agent.signatures import AnySignature, Signatures, Told
 from device_agent.timing import Timing
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_BATCH = 64
-_TIERS_SHARE = 0.5  # of what is left, at least: with no time no tier would show that the network is quick again
 _NO_METER = NoMeter()
 _NO_AUDIT = NoAudit()
 _ANY_SIGNATURE = AnySignature()
@@ -74,7 +71,7 @@ class Settler:
         self._races = Races(self._amend, answers.race_here)
         self._shadow = Shadow(run_here, self._shadowed)
         self._crash: CrashError | None = None
-        self._network = Profile()  # of both ways and the broker, as round trips tell
+        self._sender = Sender(transport, self._counts)
         self._thread = threading.Thread(target=self._run, name="settler")
 
     def __enter__(self) -> Self:
@@ -117,7 +114,7 @@ class Settler:
 
     def time_for_tiers_s(self, pending: Pending) -> float:
         """Tell what a request's budget leaves the tiers, as both ways through the network are the device's to count."""
-        return max(0.0, pending.deadline - time.monotonic() - self._network.bound_ms() / 1000)
+        return self._sender.time_for_tiers_s(pending)
 
     def dispatch(self, pendings: Sequence[Pending]) -> None:
         """Send requests to other tiers and wait for their outcomes."""
@@ -129,7 +126,7 @@ class Settler:
             self._timing.schedule_retry(pending)
             if self._pending.add(pending, self._timing.next_look(pending)):  # before it leaves: outcomes may be quick
                 self._inbox.wake()
-        self._send(pendings)
+        self._sender.send(pendings)
         if self._crash is not None:  # the settler died in between and has not seen them
             self._abandon()
 
@@ -218,7 +215,7 @@ class Settler:
             self._fall_back(pending, f"outcome refused: {exc}")
             return
         if self._pending.take(outcome.request_id):
-            self._measure(pending, outcome)
+            self._sender.arrived(pending, outcome)
             self.settle(pending, answer)
             self._audit.consider(pending.message, outcome)
         else:
@@ -236,14 +233,6 @@ class Settler:
 
     def _amend(self, promised: Promised, record: Record) -> None:
         self._journal.amend(promised, codec.encode(LogRecord(record=record)))
-
-    def _measure(self, pending: Pending, outcome: Outcome) -> None:
-        """Learn how long the network takes: the round trip less what the tiers say they took of it."""
-        if pending.attempts == 1:
-            away = outcome.hops[len(pending.message.hops) if pending.message else 0 :]
-            spent_ms = sum(hop.queue_ms + hop.compute_ms for hop in away)
-            pending.model.uplink.arrived(pending.request_id, spent_ms, outcome.hops[-1].tier)
-            self._network = self._network.updated(max(0.0, (time.monotonic() - pending.sent_at) * 1000 - spent_ms))
 
     def _refused(self, failure: Failure) -> None:
         detail = f"{failure.node}: {failure.code}: {failure.detail}"
@@ -273,7 +262,7 @@ class Settler:
         if self._transport.is_connected or not pending.sent_bytes:  # else it still waits in the transport's outbox
             pending.attempts += 1
             self._counts["retried"] += 1
-            self._send([pending])
+            self._sender.send([pending])
         self._timing.schedule_retry(pending)
 
     def _fall_back(self, pending: Pending, detail: str) -> None:
@@ -291,25 +280,3 @@ class Settler:
             self.settle_here(pending, pending.fallback)
         elif race := self.answers.race_here(pending):
             self._races.second(pending.request_id, race)
-
-    def _send(self, pendings: Sequence[Pending]) -> None:
-        publications = [self._addressed(pending) for pending in pendings]
-        refusals = self._transport.publish_all(publications)
-        for pending, publication, refusal in zip(pendings, publications, refusals, strict=True):
-            if refusal is not None:
-                pending.sent_bytes -= len(publication.payload)
-                self._counts["unsent"] += 1
-                _LOGGER.debug("%s: not sent: %s", pending.request_id, refusal)
-
-    def _addressed(self, pending: Pending) -> Publication:
-        """Give a request as it leaves now, with what is left of its time."""
-        if pending.message is None:
-            raise AssertionError("only what is to leave is dispatched")
-        pending.sent_at = time.monotonic()
-        left_s = max(0.0, pending.deadline - pending.sent_at)
-        for_tiers_s = max(left_s * _TIERS_SHARE, self.time_for_tiers_s(pending))
-        message = msgspec.structs.replace(pending.message, budget_ms=for_tiers_s * 1000, attempt=pending.attempts)
-        payload = codec.encode(message)
-        pending.sent_bytes += len(payload)
-        pending.model.uplink.left(pending.request_id, len(payload))
-        return Publication(pending.topic, payload, qos=0, expiry_s=max(1.0, left_s))  # at QoS 0: it is sent again

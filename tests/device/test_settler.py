@@ -97,7 +97,7 @@ def test_a_number_too_large_for_the_wire_harms_nobody(site: Any) -> None:
 def test_a_network_that_was_slow_leaves_the_tiers_time_to_show_that_it_is_quick_again(site: Any) -> None:
     site.start_recorder()
     agent = site.start_device(budget_ms=60_000.0)
-    agent._settler._network = Profile(mean_ms=60_000.0, measurements=9)
+    agent._settler._sender._network = Profile(mean_ms=60_000.0, measurements=9)
 
     future, request, tier = ask(site, agent)
     tier.publish(TOPICS.outcome("pi-1"), codec.encode(outcome(request)))
@@ -163,7 +163,7 @@ def test_a_worker_that_refuses_too_late_does_not_keep_the_record_from_the_log(si
 def test_requests_that_find_no_place_in_flight_are_answered_within_their_budget(site: Any) -> None:
     site.start_recorder()
     agent = site.start_device(max_in_flight=1, budget_ms=400.0)
-    agent._slots.acquire()  # by a request that is out for longer than any of these may wait
+    agent._departures._places.acquire()  # by a request that is out for longer than any of these may wait
     answers: list[Any] = []
     threads = [threading.Thread(target=lambda: answers.append(agent.classify(TEXT))) for _ in range(6)]
     for thread in threads:
@@ -178,14 +178,14 @@ def test_requests_that_find_no_place_in_flight_are_answered_within_their_budget(
 def test_a_place_in_flight_is_not_waited_for_once_the_network_would_take_the_rest_of_the_budget(site: Any) -> None:
     site.start_recorder()
     agent = site.start_device(max_in_flight=1, budget_ms=60_000.0)
-    agent._settler._network = Profile(mean_ms=60_000.0, measurements=2)
-    agent._slots.acquire()
+    agent._settler._sender._network = Profile(mean_ms=60_000.0, measurements=2)
+    agent._departures._places.acquire()
     answers: list[Any] = []
 
     thread = threading.Thread(target=lambda: answers.append(agent.classify(TEXT)))
     thread.start()
     thread.join(LIMIT_S)
-    agent._slots.release()  # whatever happened, nobody waits a minute
+    agent._departures._places.release()  # whatever happened, nobody waits a minute
     thread.join()
 
     assert "max_in_flight" in answers[0].detail

@@ -17,13 +17,14 @@ _WORTH = 0.9  # of the time that an input takes in the next smaller batch
 def open_batching_layers(
     bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier, points: OperatingPoints | None = None
 ) -> Pipeline:
-    """Load a tier's layers of a bundle, which run over as many requests at once as is asked for, or as pays.
+    """Load a tier's layers of a bundle; their policy follows ``points``, and as many requests share a run as pays.
 
     Raises:
         ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: A file is not intact.
     """
-    pipeline = open_layers(bundle, settings, tier, points)
+    policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
+    pipeline = open_layers(bundle, settings, tier, policy)
     pipeline.max_batch = batch_size(settings.worker.max_batch, pipeline)
     return pipeline
 

@@ -6,20 +6,16 @@ from common.engine.pipeline import Pipeline
 from common.engine.thinness import Always, Thinness
 from common.model.bundle import Bundle
 from common.model.manifest import Manifest
-from common.service.steering import OperatingPoints
+from common.routing.policies import Policy
 from common.types import Tier
 
 
-def open_layers(
-    bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier, points: OperatingPoints | None = None
-) -> Pipeline:
-    """Load a tier's layers of a bundle, and run them once; their policy follows ``points``.
+def open_layers(bundle: Bundle, settings: EdgeSettings | CloudSettings, tier: Tier, policy: Policy) -> Pipeline:
+    """Load a tier's layers of a bundle, and run them once.
 
     Raises:
-        ConfigError: The bundle has no policy of the name in the settings.
         ArtifactError: A file is not intact.
     """
-    policy = (OperatingPoints() if points is None else points).steer(bundle, settings.routing.policy)
     pipeline = Pipeline(
         bundle,
         policy,

@@ -16,8 +16,7 @@ from common.model import providers
 from common.model.bundle import open_bundle
 from common.model.providers import PROCESSOR
 from common.routing.exits import ConfidenceCascade
-from common.service.batching import batch_size, worthwhile
-from common.service.computing import open_layers
+from common.service.batching import batch_size, open_batching_layers, worthwhile
 from common.service.presence import Standing, presence
 from common.types import NodeStatus, Tier
 from common.wire.topics import Topics
@@ -57,7 +56,7 @@ def _settings(*wanted: str) -> CloudSettings:
 def test_a_provider_that_is_not_here_is_passed_over_with_one_warning(
     tiny_bundle: Path, absent: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipeline = open_layers(open_bundle(tiny_bundle), _settings(absent, PROCESSOR), Tier.CLOUD)
+    pipeline = open_batching_layers(open_bundle(tiny_bundle), _settings(absent, PROCESSOR), Tier.CLOUD)
 
     warnings = [record.getMessage() for record in caplog.records if record.name == providers.__name__]
     assert pipeline.provider == PROCESSOR
@@ -70,7 +69,7 @@ def test_a_misspelt_provider_is_refused_with_the_list(tiny_bundle: Path) -> None
     with pytest.raises(
         ConfigError, match=r"'CudaExecutionProvider' .* did you mean 'CUDAExecutionProvider'\? known are"
     ):
-        open_layers(open_bundle(tiny_bundle), _settings("CudaExecutionProvider"), Tier.CLOUD)
+        open_batching_layers(open_bundle(tiny_bundle), _settings("CudaExecutionProvider"), Tier.CLOUD)
 
 
 def test_a_provider_that_does_not_start_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +89,7 @@ def test_the_environment_names_providers_with_commas() -> None:
 
 
 def test_the_status_tells_what_the_layers_run_on(tiny_bundle: Path, other: str) -> None:
-    pipeline = open_layers(open_bundle(tiny_bundle), _settings(other), Tier.CLOUD)
+    pipeline = open_batching_layers(open_bundle(tiny_bundle), _settings(other), Tier.CLOUD)
     standing = Standing(revision="r", provider=pipeline.provider)
 
     said = presence(Tier.CLOUD, "cloud-1", Topics("home"), standing).online()

@@ -15,6 +15,7 @@ import msgspec
 
 from common.channel.contract import Channel
 from common.config.settings import CloudSettings, EdgeSettings
+from common.engine.choice import choose_policy
 from common.engine.pipeline import Pipeline
 from common.errors import ConfigError, DimeeError, WireError
 from common.model.bundle import Bundle, open_bundle
@@ -119,7 +120,8 @@ class Core:
 
     def _load(self, call: LoadModel) -> Loaded:
         bundle = open_bundle(call.settings.model.bundle, bundle_gate(call.settings.model))
-        pipeline = open_layers(bundle, call.settings, call.tier)
+        policy = choose_policy(bundle, call.settings.routing.policy)
+        pipeline = open_layers(bundle, call.settings, call.tier, policy)
         self._loading = (call.tier, call.settings, bundle, pipeline)
         return Loaded(length=self._wire.put(msgspec.json.encode(bundle.manifest)))
 

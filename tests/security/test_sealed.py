@@ -326,7 +326,7 @@ def test_what_a_hostile_broker_repeats_redirects_or_reflects_is_refused_and_coun
 def test_a_device_cannot_speak_or_log_for_another(sealed_site: SealedSite) -> None:
     sealed_site.start(Tier.EDGE, "eager")
     thief = sealed_site.start_device("pi-1", budget_ms=700.0)
-    thief.device_id = "pi-2"
+    thief.device_id = thief._departures._device_id = "pi-2"
 
     thief.submit(TEXTS[0]).result()
 

@@ -130,13 +130,21 @@ class Agent:
 
     def _submit_wave(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
         try:
-            self._check_room()
+            self._outbox.check()
         except OverloadedError as exc:
             return [exc] * len(inputs)
+        room = self._settler.room
+        full = OverloadedError(
+            f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
+            "start the edge, or raise the limit"
+        )
+        return [*self._accept(inputs[:room]), *[full] * len(inputs[room:])]
+
+    def _accept(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
         accepted_at, model = time.monotonic(), self._model
         entered = model.entrance.enter_all([(one.text, one.pair) for one in inputs])
         pendings = [
-            self._accepted(input_, one, model, accepted_at)
+            self._pending(input_, one, model, accepted_at)
             for input_, one in zip(inputs, entered, strict=True)
             if isinstance(one, Entered)
         ]
@@ -146,14 +154,6 @@ class Agent:
             one if isinstance(one, InputError) else refused.get((pending := next(accepted)).request_id, pending.future)
             for one in entered
         ]
-
-    def _check_room(self) -> None:
-        if self._settler.is_full:
-            raise OverloadedError(
-                f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
-                "start the edge, or raise the limit"
-            )
-        self._outbox.check()
 
     def cap_link(self, budget: int) -> None:
         """Send no more dimensions per token than this from now on, where the device adapts; 0 lifts the cap."""
@@ -191,7 +191,7 @@ class Agent:
             compute_here(self.device_id, pending)
             self._settler.settle_here(pending, "its budget ran out while the device was down")
 
-    def _accepted(self, input_: Input, entered: Entered, model: DeviceModel, accepted_at: float) -> Pending:
+    def _pending(self, input_: Input, entered: Entered, model: DeviceModel, accepted_at: float) -> Pending:
         created_at, budget_s = time.time(), self._limits.budget_ms / 1000
         pending = Pending(
             promised=Promised(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -63,9 +64,9 @@ class Journal:
         return len(self._keeping) + len(self._waiting) + len(self._sent)
 
     @property
-    def is_full(self) -> bool:
-        """Whether a new request would have to be refused."""
-        return self._when_full == "refuse" and len(self) >= self._capacity
+    def room(self) -> int:
+        """How many new requests need not be refused."""
+        return max(0, self._capacity - len(self)) if self._when_full == "refuse" else sys.maxsize
 
     def append(self, promised: Promised, record: bytes, release: Release) -> None:
         """Keep a record and send it; ``release`` runs when the answer may be let go."""

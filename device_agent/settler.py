@@ -91,9 +91,9 @@ class Settler:
         self._shadow.__exit__(kind, error, trace)
 
     @property
-    def is_full(self) -> bool:
-        """Whether too many finished requests wait for the recorder."""
-        return self._journal.is_full
+    def room(self) -> int:
+        """How many requests may still be accepted before too many finished ones wait for the recorder."""
+        return self._journal.room
 
     @property
     def counters(self) -> dict[str, int]:

@@ -259,3 +259,12 @@ def test_records_that_finish_shortly_after_each_other_travel_together(site: Any)
 
     assert len(site.records) == 8
     assert len(heard) == 2  # the first alone, as nothing was sent before it, and the others when the device stopped
+
+
+def test_of_inputs_accepted_together_those_beyond_the_bound_are_refused(site: Any) -> None:
+    agent = site.start_device(policy="device-only", max_unrecorded=3, drain_s=0.1)
+
+    accepted = agent.submit_all([Input("fine film")] * 5)
+
+    assert [type(one) for one in accepted] == [Future, Future, Future, OverloadedError, OverloadedError]
+    assert "max_unrecorded" in str(accepted[-1])

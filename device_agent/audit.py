@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from common.engine.escalation import Escalation, unpack_state
-from common.engine.pipeline import Exited, Pipeline, State, Unsure
+from common.engine.pipeline import Pipeline, State, Unsure
 from common.engine.thinness import Always, Thinness
 from common.errors import ConfigError, ModelMismatchError, WireError
 from common.model.bundle import Bundle
@@ -109,7 +109,7 @@ class Audit:
         if state is None:
             return False  # no tier hands on like that
         (verdict,) = pipeline.advance([state], upto=outcome.exit_layer)
-        best = verdict if isinstance(verdict, Exited) else verdict.best
+        best = verdict.best
         if best.layer != outcome.exit_layer or len(best.logits) != len(outcome.logits):
             return False  # no tier ends there
         return max(abs(ours - theirs) for ours, theirs in zip(best.logits, outcome.logits, strict=True)) <= TOLERANCE

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.engine.choice import routing_table
 from common.engine.entrance import Entrance
-from common.engine.pipeline import Exited, Pipeline
+from common.engine.pipeline import Pipeline
 from common.model.bundle import open_bundle
 from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
@@ -38,4 +38,4 @@ def spread(bundle: str, target: Path) -> Path:
 
 def _confidence(pipeline: Pipeline, state: object) -> float:
     (verdict,) = pipeline.advance([state])  # type: ignore[list-item]
-    return (verdict if isinstance(verdict, Exited) else verdict.best).confidence
+    return verdict.best.confidence

@@ -134,11 +134,13 @@ class Agent:
         except OverloadedError as exc:
             return [exc] * len(inputs)
         room = self._settler.room
-        full = OverloadedError(
+        return [*self._accept(inputs[:room]), *(self._no_room() for _ in inputs[room:])]
+
+    def _no_room(self) -> OverloadedError:
+        return OverloadedError(
             f"{self._limits.max_unrecorded} finished requests wait for the recorder (device.max_unrecorded); "
             "start the edge, or raise the limit"
         )
-        return [*self._accept(inputs[:room]), *[full] * len(inputs[room:])]
 
     def _accept(self, inputs: Sequence[Input]) -> list[Future[Answer] | InputError | OverloadedError]:
         accepted_at, model = time.monotonic(), self._model

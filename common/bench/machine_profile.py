@@ -21,7 +21,7 @@ from common.evaluation.machine import Machine, num_cores, this_machine
 from common.evaluation.planning import NEAR_LOSSLESS
 from common.evaluation.profile import LinkProfile, Profile, TierProfile
 from common.model.bundle import Bundle, open_bundle
-from common.model.segments import open_layers
+from common.model.segments import open_layers, unmasked
 from common.transport.contract import Inbox
 from common.transport.mqtt import MqttTransport
 from common.types import TIERS, Depths, Span, Tier
@@ -143,7 +143,7 @@ def _segments(bundle: Bundle, location: str, threads: int, lengths: Sequence[int
     for segment in open_layers(bundle, bundle.manifest.num_layers, threads):
         for tokens in lengths:
             hidden = _random(tokens, bundle.manifest.hidden_size)[None]  # [1, S, H]
-            mask = np.ones((1, tokens), np.int64)
+            mask = unmasked(tokens)
             took = _timed(lambda: segment.run(hidden, mask))  # noqa: B023 - called before the next length
             layers = segment.span.num_layers
             found.append(

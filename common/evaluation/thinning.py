@@ -16,7 +16,7 @@ from common.evaluation.tracing import Progress, Text
 from common.inputs.text import TextEncoder
 from common.model.bundle import Bundle
 from common.model.manifest import TOKENIZER_FILE
-from common.model.segments import LayerSegment, open_embedding, open_layers
+from common.model.segments import LayerSegment, open_embedding, open_layers, unmasked
 from common.model.thin_links import ThinLink, ThinLinks, open_thin_links
 from common.routing.evidence import Floats
 from common.types import Hop, Tier
@@ -224,7 +224,7 @@ def _score(metric: Metric, predictions: NDArray[np.intp], labels: NDArray[np.int
 
 def _carry(segments: Sequence[LayerSegment], hidden_states: Floats) -> Floats:
     """Logits [exits, C] of one text's hidden states [S, H]."""
-    hidden, mask, said = hidden_states[None], np.ones((1, len(hidden_states)), np.int64), []
+    hidden, mask, said = hidden_states[None], unmasked(len(hidden_states)), []
     for segment in segments:
         output = segment.run(hidden, mask)
         hidden = output.hidden_states

@@ -50,7 +50,7 @@ def wan(delay_ms: float, up_mbit: float) -> tuple[str, Link]:
 QUICK = Extent(
     rivals=("http-cloud", "in-process", "ideal"),
     rounds=3,
-    texts=1000,
+    texts=1744,
     latency_texts=40,
     links=dict([wan(20, 20), wan(50, 20)]),
     brokers=(MOSQUITTO, EMBEDDED),
@@ -58,7 +58,7 @@ QUICK = Extent(
 FULL = Extent(
     rivals=RIVALS,
     rounds=5,
-    texts=1744,
+    texts=3488,
     latency_texts=120,
     links=dict([wan(20, 20), wan(50, 20), wan(20, 5), wan(20, 1)]),
     brokers=(MOSQUITTO, EMBEDDED),

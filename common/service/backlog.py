@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -28,8 +28,8 @@ class Backlog(Protocol):
     def __len__(self) -> int:
         """How many wait."""
 
-    def add(self, delivery: Delivery) -> None:
-        """Take a delivery in, or shed one."""
+    def add(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries in, and shed what is too many."""
 
     def take(self, most: int) -> list[Delivery]:
         """Give the next ones, at most ``most``."""
@@ -49,9 +49,9 @@ class InOrder:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, delivery: Delivery) -> None:
-        """Take a delivery in."""
-        self._waiting.append(delivery)
+    def add(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries in."""
+        self._waiting.extend(deliveries)
 
     def take(self, most: int) -> list[Delivery]:
         """Give the oldest."""
@@ -97,13 +97,17 @@ class FairByDevice:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, delivery: Delivery) -> None:
-        """Take a delivery in, and shed one if that is one too many."""
-        one = _Waiting(delivery, self._look(delivery.payload))
-        self._lanes.setdefault(one.peek.device_id, deque()).append(one)
-        self._count += 1
-        if self._count > self.max_waiting:
-            self._shed()
+    def add(self, deliveries: Sequence[Delivery]) -> None:
+        """Take deliveries in, and shed one for each that is one too many."""
+        for delivery in deliveries:
+            one = _Waiting(delivery, self._look(delivery.payload))
+            lane = self._lanes.get(one.peek.device_id)
+            if lane is None:
+                lane = self._lanes[one.peek.device_id] = deque()
+            lane.append(one)
+            self._count += 1
+            if self._count > self.max_waiting:
+                self._shed()
         self._feel(time.monotonic())
 
     def take(self, most: int) -> list[Delivery]:

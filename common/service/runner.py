@@ -99,8 +99,8 @@ class Runner:
             come = self._inbox.get_batch(self._backlog.max_waiting, timeout=patience_s)
             if come is None and not len(self._backlog):
                 return None
-            for delivery in come or ():
-                self._backlog.add(delivery)
+            if come:
+                self._backlog.add(come)
             self._backlog.expected_ms = self._expected_ms()
             if batch := self._backlog.take(self._max_batch):
                 return batch

@@ -33,8 +33,7 @@ def names(deliveries: list[Delivery]) -> list[str]:
 
 def filled(max_waiting: int, *deliveries: Delivery) -> FairByDevice:
     backlog = FairByDevice(max_waiting)
-    for delivery in deliveries:
-        backlog.add(delivery)
+    backlog.add(deliveries)
     return backlog
 
 
@@ -71,8 +70,7 @@ def test_saturation_is_told_when_it_begins_and_when_it_has_been_calm(monkeypatch
     told: list[bool] = []
     backlog = FairByDevice(8)
     backlog.on_saturation = lambda: told.append(backlog.is_saturated)
-    for number in range(6):
-        backlog.add(request("a", number))
+    backlog.add([request("a", number) for number in range(6)])
 
     backlog.take(5)
     assert told == [True]
@@ -105,8 +103,7 @@ def test_only_what_is_shed_for_want_of_room_is_told_to_its_device() -> None:
     backlog = FairByDevice(2)
     backlog.on_excess = lambda shed: told.append((shed.device_id, shed.request_id))
     late = request("a", 1, budget_ms=100.0, waited_s=1.0)
-    for delivery in (request("a", 0), late, request("a", 2, attempt=2), request("a", 3), request("a", 4)):
-        backlog.add(delivery)
+    backlog.add([request("a", 0), late, request("a", 2, attempt=2), request("a", 3), request("a", 4)])
 
     assert (backlog.counters["shed_late"], backlog.counters["shed_retry"]) == (1, 1)
     assert told == [("a", "a-4")]

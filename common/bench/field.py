@@ -72,16 +72,15 @@ class Entrant:
     def _spread(self, turns: Sequence[Turn]) -> tuple[Turned, float]:
         if self.server is not None:
             self.server.resume()
-        before, started = children_cpu_s(), time.perf_counter()
+        before = children_cpu_s()
         for driver, turn in zip(self.drivers, turns, strict=False):
             driver.tell(turn)
         turned = [driver.hear(Turned) for driver, _ in zip(self.drivers, turns, strict=False)]
-        elapsed_s = turned[0].elapsed_s if len(turned) == 1 else time.perf_counter() - started
         cpu_s = children_cpu_s() - before
         if self.server is not None:
             self.server.pause()
         answers = tuple(answer for each in turned for answer in each.answers)
-        return Turned(answers=answers, elapsed_s=elapsed_s), cpu_s
+        return Turned(answers=answers, elapsed_s=max(each.elapsed_s for each in turned)), cpu_s
 
 
 @dataclass(slots=True, kw_only=True)

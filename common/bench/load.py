@@ -1,5 +1,6 @@
 """Load on one contestant: a closed loop, or arrivals at random."""
 
+import itertools
 import random
 import threading
 import time
@@ -36,12 +37,14 @@ def run_turn(contestant: Contestant, turn: Turn) -> Turned:
     """Put a turn's load on a contestant."""
     slots = threading.Semaphore(turn.in_flight)
     futures: list[Future[Any]] = []
-    latencies = [0.0] * len(turn.texts)
+    latencies: list[float] = []
     started = time.perf_counter()
-    waves = _closed_loop(turn, slots) if turn.rate_hz is None else _arrivals(turn, turn.rate_hz)
+    texts = iter(turn.texts) if turn.seconds is None else _over_and_over(turn.texts, started + turn.seconds)
+    waves = _closed_loop(texts, slots) if turn.rate_hz is None else _arrivals(texts, turn.rate_hz, turn.seed)
     for wave in waves:
         accepted = contestant.submit_all([text for _, text in wave])
         for future, (arrival, _) in zip(accepted, wave, strict=True):
+            latencies.append(0.0)
             future.add_done_callback(_Stopwatch(latencies, len(futures), arrival, slots))
             futures.append(future)
     results = [future.result() for future in futures]
@@ -57,25 +60,30 @@ def run_turn(contestant: Contestant, turn: Turn) -> Turned:
 _Wave = list[tuple[float, str]]  # texts that wait together, each with its arrival by ``time.perf_counter``
 
 
-def _closed_loop(turn: Turn, slots: threading.Semaphore) -> Iterator[_Wave]:
+def _over_and_over(texts: Sequence[str], until: float) -> Iterator[str]:
+    """Give the texts from the first to the last and again, until a moment of ``time.perf_counter``."""
+    return itertools.takewhile(lambda _: time.perf_counter() < until, itertools.cycle(texts))
+
+
+def _closed_loop(texts: Iterator[str], slots: threading.Semaphore) -> Iterator[_Wave]:
     """Give the texts as places in flight become free."""
-    begin = 0
-    while begin < len(turn.texts):
+    while True:
         slots.acquire()
-        end = begin + 1
-        while end < len(turn.texts) and slots.acquire(blocking=False):
-            end += 1
+        free = 1
+        while slots.acquire(blocking=False):
+            free += 1
         now = time.perf_counter()
-        yield [(now, text) for text in turn.texts[begin:end]]
-        begin = end
+        if not (wave := [(now, text) for text in itertools.islice(texts, free)]):
+            return
+        yield wave
 
 
-def _arrivals(turn: Turn, rate_hz: float) -> Iterator[_Wave]:
+def _arrivals(texts: Iterator[str], rate_hz: float, seed: int) -> Iterator[_Wave]:
     """Give the texts as they arrive at random; who was busy meanwhile gets all that have arrived."""
-    gaps = random.Random(turn.seed)  # noqa: S311 - arrivals, no secret
+    gaps = random.Random(seed)  # noqa: S311 - arrivals, no secret
     arrival = time.perf_counter()
     wave: _Wave = []
-    for text in turn.texts:
+    for text in texts:
         arrival += gaps.expovariate(rate_hz)
         if wave and arrival > time.perf_counter():
             yield wave

@@ -19,6 +19,7 @@ class Load:
     """What a turn puts on a contestant."""
 
     texts_per_turn: int
+    seconds_per_turn: float | None = None  # for which the texts are asked over and over; None: each of them once
     rounds: int
     in_flight: int = 1
     rate_hz: float | None = None
@@ -62,15 +63,29 @@ def progress_line(*, is_shown: bool) -> Progress:
     return lambda doing: print(f"\r\033[K{doing}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def slices(texts: Sequence[str], load: Load) -> Iterator[tuple[str, ...]]:
+    """Give each round its texts: the next ones, or in timed turns, which may not come to the last, another first."""
+    step = load.texts_per_turn if load.seconds_per_turn is None else len(texts) // load.rounds
+    for number in range(load.rounds):
+        start = number * step
+        yield tuple(texts[(start + place) % len(texts)] for place in range(load.texts_per_turn))
+
+
 def run_rounds(opened: Field, names: Sequence[str], load: Load, progress: Progress) -> Rounds:
     """Let every contestant take its turn in every round."""
     entrants = [opened.entrants[name] for name in names if name in opened.entrants]
     rounds = Rounds()
-    for number, texts in enumerate(_slices(opened.ground.texts, load)):
+    for number, texts in enumerate(slices(opened.ground.texts, load)):
         shift = number % len(entrants)
         for entrant in entrants[shift:] + entrants[:shift]:
             progress(f"round {number + 1} of {load.rounds}: {entrant.name}")
-            turn = Turn(texts=texts, in_flight=load.in_flight, rate_hz=load.rate_hz, seed=number)
+            turn = Turn(
+                texts=texts,
+                seconds=load.seconds_per_turn,
+                in_flight=load.in_flight,
+                rate_hz=load.rate_hz,
+                seed=number,
+            )
             rounds.by_name[entrant.name].append(_one(entrant, turn))
     return rounds
 
@@ -106,15 +121,8 @@ def _one(entrant: Entrant, turn: Turn) -> Round:
     is_load = turn.in_flight > 1 or turn.rate_hz is not None
     turned, cpu_s = entrant.take_on_all_cores(turn) if is_load else entrant.take(turn)
     return Round(
-        throughput_hz=len(turn.texts) / turned.elapsed_s,
-        cpu_ms=cpu_s * 1000 / len(turn.texts),
+        throughput_hz=len(turned.answers) / turned.elapsed_s,
+        cpu_ms=cpu_s * 1000 / len(turned.answers),
         answers=turned.answers,
         load_average=os.getloadavg()[0],
     )
-
-
-def _slices(texts: Sequence[str], load: Load) -> Iterator[tuple[str, ...]]:
-    start = 0
-    for _ in range(load.rounds):
-        yield tuple(texts[(start + place) % len(texts)] for place in range(load.texts_per_turn))
-        start += load.texts_per_turn

@@ -99,6 +99,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """Texts to answer: in a closed loop with so many in flight, or as they arrive at random at a rate."""
 
     texts: tuple[str, ...]
+    seconds: float | None = None  # for which they are asked, over and over; None: each of them once
     in_flight: int = 1
     rate_hz: float | None = None  # mean of Poisson arrivals; a latency then counts from the arrival
     seed: int = 0
@@ -115,7 +116,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turned(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn's answers, in the order of its texts."""
+    """A turn's answers, in the order in which they were asked for."""
 
     answers: tuple[Told, ...]
     elapsed_s: float  # from the first text to the last answer, and to the last receipt where a log is kept

@@ -36,7 +36,7 @@ class Extent:
 
     rivals: tuple[str, ...]
     rounds: int
-    texts: int  # of a turn under load
+    seconds: float  # of a turn under load
     latency_texts: int  # of a turn with one in flight
     links: Mapping[str, Link]  # of the way to the cloud, by name
     brokers: tuple[str, ...]
@@ -50,7 +50,7 @@ def wan(delay_ms: float, up_mbit: float) -> tuple[str, Link]:
 QUICK = Extent(
     rivals=("http-cloud", "in-process", "ideal"),
     rounds=3,
-    texts=1744,
+    seconds=2.0,
     latency_texts=40,
     links=dict([wan(20, 20), wan(50, 20)]),
     brokers=(MOSQUITTO, EMBEDDED),
@@ -58,7 +58,7 @@ QUICK = Extent(
 FULL = Extent(
     rivals=RIVALS,
     rounds=5,
-    texts=3488,
+    seconds=5.0,
     latency_texts=120,
     links=dict([wan(20, 20), wan(50, 20), wan(20, 5), wan(20, 1)]),
     brokers=(MOSQUITTO, EMBEDDED),
@@ -121,7 +121,7 @@ class Suite:
     def _load(self, opened: Field, broker: str) -> None:
         """Throughput, efficiency, start-up, memory, and the tail at half load."""
         names = [DIMEE, *self._extent.rivals]
-        load = Load(texts_per_turn=self._extent.texts, rounds=self._extent.rounds, in_flight=IN_FLIGHT)
+        load = self._under_load(in_flight=IN_FLIGHT)
         found = run_rounds(opened, names, load, self._progress)
         place = _Place(broker=broker, link=LOOPBACK, load=load)
         answers = found.answers(DIMEE)
@@ -143,9 +143,19 @@ class Suite:
                 self._ratios.setdefault(rival, {})["throughput"] = spread(ratios)["median"]
         self._half_load(opened, place, found)
 
+    def _under_load(self, *, in_flight: int = 1, rate_hz: float | None = None) -> Load:
+        extent = self._extent
+        return Load(
+            texts_per_turn=len(self._ground.texts),
+            seconds_per_turn=extent.seconds,
+            rounds=extent.rounds,
+            in_flight=in_flight,
+            rate_hz=rate_hz,
+        )
+
     def _half_load(self, opened: Field, place: "_Place", found: Rounds) -> None:
         rate = spread(found.figures(DIMEE, lambda each: each.throughput_hz))["median"] / 2
-        load = Load(texts_per_turn=self._extent.texts, rounds=self._extent.rounds, rate_hz=rate)
+        load = self._under_load(rate_hz=rate)
         half = run_rounds(opened, [DIMEE], load, self._progress)
         at = _Place(broker=place.broker, link=place.link, load=load)
         for name, share in (("median at half load", 0.5), ("p99 at half load", 0.99)):
@@ -214,8 +224,13 @@ class _Place:
     @property
     def configuration(self) -> dict[str, float]:
         load = self.load
-        rate = {} if load.rate_hz is None else {"rate_hz": load.rate_hz}
-        return {"in_flight": load.in_flight, "texts_per_turn": load.texts_per_turn, "threads": 1, **rate}
+        optional = {"seconds_per_turn": load.seconds_per_turn, "rate_hz": load.rate_hz}
+        return {
+            "in_flight": load.in_flight,
+            "texts_per_turn": load.texts_per_turn,
+            "threads": 1,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
 
 
 def _at(share: float, tier: Tier | None = None) -> Callable[[Round], float | None]:

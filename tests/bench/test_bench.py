@@ -8,7 +8,7 @@ from tiny import sentences
 from common.bench.contestants import Ideal, InProcess, Routes
 from common.bench.field import Ground, open_field
 from common.bench.load import run_turn
-from common.bench.measure import Load, Round, Rounds, quantile, run_rounds
+from common.bench.measure import Load, Round, Rounds, quantile, run_rounds, slices
 from common.bench.parts import Turn
 from common.bench.report import Context
 from common.bench.suite import Extent, Suite
@@ -42,6 +42,23 @@ def test_a_turn_keeps_the_order_of_its_texts_and_measures_each(tiny_bundle: Path
     assert len(turned.answers) == 5
     assert all(answer.latency_ms > 0 for answer in turned.answers)
     assert turned.elapsed_s * 1000 >= max(answer.latency_ms for answer in turned.answers)
+
+
+@pytest.mark.parametrize("rate_hz", [None, 2000.0])
+def test_a_timed_turn_asks_its_texts_over_and_over(tiny_bundle: Path, rate_hz: float | None) -> None:
+    contestant = InProcess(open_bundle(tiny_bundle))
+
+    turned = run_turn(contestant, Turn(texts=TEXTS[:3], seconds=0.2, in_flight=2, rate_hz=rate_hz))
+
+    assert len(turned.answers) > 3
+    assert turned.elapsed_s >= 0.2
+
+
+def test_each_round_of_timed_turns_begins_with_another_text() -> None:
+    load = Load(texts_per_turn=4, seconds_per_turn=1.0, rounds=2)
+
+    assert list(slices(("a", "b", "c", "d"), load)) == [("a", "b", "c", "d"), ("c", "d", "a", "b")]
+    assert list(slices(("a", "b", "c"), Load(texts_per_turn=2, rounds=2))) == [("a", "b"), ("c", "a")]
 
 
 def test_arrivals_at_a_rate_take_their_time(tiny_bundle: Path) -> None:
@@ -90,7 +107,7 @@ def test_a_benchmark_reports_ratios_and_names_the_machine_in_every_row(tiny_bund
         num_texts=len(TEXTS),
     )
     extent = Extent(
-        rivals=("in-process", "ideal"), rounds=2, texts=20, latency_texts=10, links={}, brokers=("embedded",)
+        rivals=("in-process", "ideal"), rounds=2, seconds=0.3, latency_texts=10, links={}, brokers=("embedded",)
     )
 
     suite = Suite(ground, context, extent, lambda _: None)

@@ -4,7 +4,6 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -13,7 +12,7 @@ from common.engine.escalation import Escalation, unpack_state
 from common.engine.pipeline import Exited, Pipeline, State, Unsure, Verdict
 from common.engine.variants import Chosen, Variants
 from common.errors import ConfigError, ModelMismatchError, WireError
-from common.model.manifest import Manifest
+from common.service.served import Identity, ServedModel
 from common.service.telemetry.tracing import ESCALATED, NoTracer, Place, Tracer
 from common.service.telemetry.vitals import Meter, NoMeter
 from common.store.quarantine import Name, Quarantine
@@ -22,38 +21,11 @@ from common.types import Hop, Tier
 from common.wire import codec
 from common.wire.codec import Peek
 from common.wire.messages import Failure, FailureCode, HiddenStates, Outcome
-from common.wire.topics import Topics, checked
+from common.wire.topics import checked
 
 _LOGGER = logging.getLogger(__name__)
 _NO_METER = NoMeter()
 _MOST_QUARANTINED = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who a worker is, and for whom it works."""
-
-    tier: Tier
-    node: str
-    topics: Topics
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A tier's layers of one model revision, with the variants of it that may run instead."""
-
-    variants: Variants
-    escalation: Escalation | None  # None: the last tier
-
-    @property
-    def revision(self) -> str:
-        """Name the tier's own among the variants."""
-        return self.variants.pipelines[0].manifest.revision
-
-    def by_revision(self) -> dict[str, "ServedModel"]:
-        """Give it under every revision whose requests it can carry on."""
-        return {pipeline.manifest.revision: self for pipeline in self.variants.pipelines}
 
 
 class _Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,8 @@ from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.lifecycle import Stopping
 from common.service.runner import Runner
-from common.service.worker import Identity, TierWorker
+from common.service.served import Identity
+from common.service.worker import TierWorker
 from common.store.engine import writable_log
 from common.store.writer import RequestLogWriter
 from common.transport.contract import Inbox

@@ -16,8 +16,9 @@ from common.errors import ConfigError
 from common.model.bundle import Bundle, open_bundle
 from common.routing.exits import ConfidenceCascade
 from common.routing.selection import Profile
-from common.service.tier import open_pipeline, open_variants
-from common.service.worker import Identity, TierWorker
+from common.service.loading import open_pipeline, open_variants
+from common.service.served import Identity
+from common.service.worker import TierWorker
 from common.transport.contract import Delivery, Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Reason, Tier

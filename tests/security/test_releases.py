@@ -15,7 +15,7 @@ from common.cli.root import app
 from common.config.settings import CloudSettings, Model, Mqtt, Node
 from common.errors import ArtifactError, ConfigError
 from common.model.bundle import open_bundle
-from common.service.tier import open_pipeline
+from common.service.loading import open_pipeline
 from common.service.trust import bundle_gate
 from common.types import Tier
 

@@ -36,10 +36,11 @@ from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
 from common.service.channels import open_channel
 from common.service.lifecycle import Stopping
+from common.service.loading import open_pipeline
 from common.service.presence import Standing, presence
+from common.service.served import Identity
 from common.service.telemetry.telemetry import Telemetry
-from common.service.tier import open_pipeline, work
-from common.service.worker import Identity
+from common.service.tier import work
 from common.transport.contract import Inbox, Presence, Publication
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.transport.mqtt import MqttTransport

@@ -12,7 +12,8 @@ from common.engine.escalation import Escalation
 from common.engine.pipeline import Pipeline, State
 from common.model.bundle import open_bundle
 from common.routing.policies import ConfidenceCascade
-from common.service.worker import Identity, TierWorker
+from common.service.served import Identity
+from common.service.worker import TierWorker
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Tier
 from common.wire import codec

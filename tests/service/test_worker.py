@@ -15,7 +15,8 @@ from common.model.bundle import open_bundle
 from common.model.derivation import derive
 from common.model.manifest import ROUTING_FILE
 from common.routing.policies import ConfidenceCascade
-from common.service.worker import Identity, ServedModel, TierWorker
+from common.service.served import Identity, ServedModel
+from common.service.worker import TierWorker
 from common.transport.contract import Delivery, Inbox
 from common.transport.loopback import LoopbackBroker, LoopbackTransport
 from common.types import Tier

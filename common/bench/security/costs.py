@@ -13,7 +13,7 @@ from common.config.settings import CloudSettings, DeviceSettings, EdgeSettings, 
 from common.engine.choice import DEFAULT
 from common.evaluation.machine import Machine, this_machine
 from common.model.bundle import open_bundle
-from common.service.tier import open_pipeline
+from common.service.loading import open_pipeline
 from common.service.trust import bundle_gate
 from common.types import TIERS, Tier
 from device_agent.model import load_model

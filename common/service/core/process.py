@@ -38,9 +38,10 @@ from common.service.core.calls import (
     Wire,
 )
 from common.service.core.confinement import confine
+from common.service.served import Identity
 from common.service.signatures import open_signer
 from common.service.trust import bundle_gate
-from common.service.worker import Identity, TierWorker
+from common.service.worker import TierWorker
 from common.transport.contract import Delivery, Inbox, Transport
 from common.transport.routes import Routes, Subscription
 from common.types import Tier

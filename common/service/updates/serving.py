@@ -11,8 +11,9 @@ from common.model.bundle import Bundle, Gate
 from common.model.rollout import Release, Rollout
 from common.model.shelf import Shelf
 from common.service.presence import Standing
+from common.service.served import ServedModel
 from common.service.updates.fetching import Fetcher
-from common.service.worker import ServedModel, TierWorker
+from common.service.worker import TierWorker
 
 _LOGGER = logging.getLogger(__name__)
 

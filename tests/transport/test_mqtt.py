@@ -247,10 +247,15 @@ def test_of_two_processes_with_one_id_the_newcomer_stops(any_broker: Any) -> Non
 
         while not incumbent.is_connected:
             came_online.get(timeout=LIMIT_S)
-        watcher.publish("request", b"still served")
-        assert payload_of(requests) == b"still served"
+        assert any(is_served(watcher, requests) for _ in range(20))  # it may not have learnt yet that it was put out
         watcher.subscribe("status/a", statuses)
-        assert payload_of(statuses) == b"online"
+        assert any(payload_of(statuses) == b"online" for _ in range(3))
+
+
+def is_served(watcher: MqttTransport, requests: Inbox) -> bool:
+    """Whether a request reaches who subscribed to it within a moment."""
+    watcher.publish("request", b"still served")
+    return requests.get(LIMIT_S / 20) is not None
 
 
 def test_stopping_while_the_broker_is_away_is_quick_and_leaves_no_thread(any_broker: Any) -> None:
